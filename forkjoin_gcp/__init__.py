@@ -1,0 +1,1 @@
+"""forkjoin_gcp: a fork-join queue for Google Cloud."""

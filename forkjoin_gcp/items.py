@@ -1,0 +1,225 @@
+"""Items and segments, and the codec between a payload and the JSON text that is stored."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime
+from typing import Generic, TypeVar
+
+from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
+from pydantic_core import PydanticSerializationError
+
+from forkjoin_gcp.config import MAX_PAYLOAD_BYTES
+from forkjoin_gcp.errors import ConfigurationError, InvalidPayload, PayloadTooLarge
+from forkjoin_gcp.names import Batch, split_at_chunks
+
+P = TypeVar("P")
+
+MAX_SEGMENT_BYTES = 950_000
+"""Payload bytes of one segment, at most: what a Firestore document (1 MiB) holds beside its fields'
+names, its path, and 16 bytes or so an item for positions, attempts and due times."""
+
+ITEM_OVERHEAD_BYTES = 40
+"""Counted for each stored item beside its payload."""
+
+
+@dataclass(frozen=True, slots=True)
+class Item(Generic[P]):
+    """One payload, as a handler gets it.
+
+    ``id`` never changes, whatever happens to the item on its way: handlers that must not act twice
+    on an item delivered twice key their effects on it. ``attempt`` counts from 1. ``enqueued_at`` is
+    UTC, by the enqueuing process's clock.
+    """
+
+    id: str
+    payload: P
+    attempt: int
+    enqueued_at: datetime
+
+
+@dataclass(frozen=True, slots=True)
+class StoredItem:
+    """An item in a segment: its position, its payload as JSON text, and how its tries went.
+
+    ``due`` is the Unix time in seconds before which it is not tried again; 0 is now.
+    """
+
+    position: int
+    payload: str
+    attempts: int = 0
+    due: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Segment:
+    """The items that one write put down together: one stored document.
+
+    ``first`` is the position it was written at, and its key; the items left may begin later.
+    ``nonce`` tells a writer's own segment from another's at the same place. ``origin`` and ``shift``
+    keep items' ids when a segment moves: they are the batch key the items were first written under,
+    and what to add to a position to have the one it had there. ``enqueued_at`` and ``expire_at`` are
+    Unix times in seconds. ``handled`` is filled by ``on_success="keep"`` alone.
+    """
+
+    first: int
+    items: tuple[StoredItem, ...]
+    nonce: str
+    origin: str
+    shift: int
+    enqueued_at: float
+    expire_at: float
+    handled: tuple[StoredItem, ...] = ()
+
+    def item_id(self, item: StoredItem) -> str:
+        """The item's id, the one it had where it was first written."""
+        return f"{self.origin}-{item.position + self.shift}"
+
+
+@dataclass(frozen=True, slots=True)
+class DeadLetter:
+    """An item that will not be tried again, why, and all that is needed to hand it in once more.
+
+    ``reason`` is one of ``rejected``, ``attempts`` (used up) and ``undecodable``; ``error`` is the
+    text behind it. Times are Unix times in seconds.
+    """
+
+    id: str
+    payload: str
+    reason: str
+    error: str
+    attempts: int
+    enqueued_at: float
+    dead_at: float
+
+
+class PayloadCodec(Generic[P]):
+    """Turns payloads of one type into JSON text and back, checking both ways.
+
+    The type is anything pydantic's TypeAdapter takes; ConfigurationError where it takes it not.
+    """
+
+    def __init__(self, payload: type[P]) -> None:
+        try:
+            try:
+                # Not-a-number has no place in JSON; written as a constant it survives the way back.
+                constants = ConfigDict(ser_json_inf_nan="constants")
+                self._adapter: TypeAdapter[P] = TypeAdapter(payload, config=constants)
+            except PydanticUserError:  # models, dataclasses, TypedDicts bring a config of their own
+                self._adapter = TypeAdapter(payload)
+        except Exception as error:  # whatever a type's own schema hooks raise
+            raise ConfigurationError(
+                f"payload={payload!r}: no type pydantic knows: {_reason(error)}"
+            ) from error
+        self.name = getattr(payload, "__name__", str(payload))
+
+    def encode(self, payload: P) -> str:
+        """The payload's JSON text; what is returned here decodes again.
+
+        Raises InvalidPayload, and PayloadTooLarge over MAX_PAYLOAD_BYTES of UTF-8.
+        """
+        try:
+            encoded = self._adapter.dump_json(
+                self._adapter.validate_python(payload), by_alias=True, warnings="error"
+            )
+            self._adapter.validate_json(encoded)
+        except (ValidationError, PydanticSerializationError, RecursionError) as error:
+            raise InvalidPayload(f"payload is not a valid {self.name}: {_reason(error)}") from None
+        if len(encoded) > MAX_PAYLOAD_BYTES:
+            raise PayloadTooLarge(
+                f"payload is {len(encoded):,} bytes as JSON; at most {MAX_PAYLOAD_BYTES:,} are taken. "
+                "Put what is large in Cloud Storage and enqueue its address"
+            )
+        return encoded.decode()
+
+    def decode(self, text: str) -> P:
+        """The payload in ``text``. Raises InvalidPayload."""
+        try:
+            return self._adapter.validate_json(text)
+        except (ValidationError, RecursionError) as error:
+            raise InvalidPayload(f"not a valid {self.name}: {_reason(error)}") from None
+
+
+def build_segments(
+    batch: Batch,
+    start: int,
+    batch_size: int,
+    payloads: Sequence[str],
+    *,
+    nonce: str,
+    enqueued_at: float,
+    expire_at: float,
+) -> list[Segment]:
+    """Lay ``payloads`` out from position ``start``: cut at chunk boundaries and at the byte limit."""
+    items = [StoredItem(start + n, payload) for n, payload in enumerate(payloads)]
+    return [
+        Segment(part[0].position, part, nonce, batch.key, 0, enqueued_at, expire_at)
+        for part in _cut(items, batch_size)
+    ]
+
+
+def move_segment(source: Segment, start: int, batch_size: int) -> list[Segment]:
+    """The segments that hold what is left of ``source`` from position ``start`` of another batch.
+
+    Items keep their ids. Positions are handed out anew without gaps, so a segment some of whose
+    items are gone may become several, each with one shift.
+    """
+    moved: list[Segment] = []
+    position = start
+    for run in _runs(source.items):
+        placed = [
+            StoredItem(position + n, item.payload, item.attempts, item.due)
+            for n, item in enumerate(run)
+        ]
+        shift = source.shift + run[0].position - position
+        moved += [
+            Segment(
+                part[0].position, part, source.nonce, source.origin, shift,
+                source.enqueued_at, source.expire_at,
+            )
+            for part in _cut(placed, batch_size)
+        ]  # fmt: skip
+        position += len(run)
+    return moved
+
+
+def _cut(items: Sequence[StoredItem], batch_size: int) -> list[tuple[StoredItem, ...]]:
+    parts: list[tuple[StoredItem, ...]] = []
+    offset = 0
+    for _, count in split_at_chunks(items[0].position if items else 0, len(items), batch_size):
+        piece = items[offset : offset + count]
+        offset += count
+        begin, size = 0, 0
+        for n, item in enumerate(piece):
+            # Characters bound bytes from below and, times four, from above: most need no encoding.
+            item_size = len(item.payload) + ITEM_OVERHEAD_BYTES
+            if not item.payload.isascii():
+                item_size = len(item.payload.encode()) + ITEM_OVERHEAD_BYTES
+            if size and size + item_size > MAX_SEGMENT_BYTES:
+                parts.append(tuple(piece[begin:n]))
+                begin, size = n, 0
+            size += item_size
+        parts.append(tuple(piece[begin:]))
+    return parts
+
+
+def _runs(items: Sequence[StoredItem]) -> list[list[StoredItem]]:
+    """Cut ``items`` where positions are not consecutive."""
+    runs: list[list[StoredItem]] = []
+    for item in items:
+        if runs and runs[-1][-1].position + 1 == item.position:
+            runs[-1].append(item)
+        else:
+            runs.append([item])
+    return runs
+
+
+def _reason(error: Exception) -> str:
+    """What is wrong and where, without the payload's text, which may be private."""
+    if not isinstance(error, ValidationError):
+        return " ".join(str(error).split())[:200]
+    details = error.errors(include_url=False, include_input=False, include_context=False)
+    shown = [f"{'.'.join(map(str, d['loc'])) or 'payload'}: {d['msg']}" for d in details[:3]]
+    more = [f"and {len(details) - 3} more"] if len(details) > 3 else []
+    return "; ".join(shown + more)

@@ -1,0 +1,139 @@
+"""Where everything of a batch is: pure arithmetic from a work index to keys, paths and chunks.
+
+No I/O and no clock. A work index is used once, ever, so every name made from it is unique, and the
+hashed prefix spreads neighbouring indexes evenly over Firestore's key space and Cloud Tasks' ids.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable
+from dataclasses import dataclass
+
+from forkjoin_gcp.errors import ConfigurationError
+
+KNUTH_FACTOR = 2654435761
+"""Knuth's multiplicative hash: a prime near 2**32 times the golden ratio (TAOCP vol. 3, 6.4)."""
+
+MAX_POSITIONS = 10**8
+"""Positions of one batch: segment ids are eight digits, so that keys sort as numbers do."""
+
+_QUEUE = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
+_VERSION = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,29}[a-z0-9])?")
+_BATCH_KEY = re.compile(r"([0-9a-f]{8})-(0|[1-9][0-9]{0,2})-(0|[1-9][0-9]{0,17})")
+
+
+def knuth_hash(number: int) -> int:
+    """Spread consecutive integers over 0 … 2**32 - 1."""
+    return number * KNUTH_FACTOR % 2**32
+
+
+def check_queue_name(name: object) -> str:
+    """Return ``name`` if it can name a queue; raise ConfigurationError if not."""
+    if not isinstance(name, str) or not _QUEUE.fullmatch(name):
+        raise ConfigurationError(
+            f"queue name {name!r}: use 1 to 63 lower-case letters, digits and hyphens, "
+            "starting with a letter and not ending in a hyphen"
+        )
+    return name
+
+
+def check_version(version: object) -> str:
+    """Return ``version`` if it can name a deployment; raise ConfigurationError if not."""
+    if not isinstance(version, str) or not _VERSION.fullmatch(version):
+        raise ConfigurationError(
+            f"version {version!r}: use 1 to 31 lower-case letters, digits and hyphens, "
+            "not starting or ending with a hyphen"
+        )
+    return version
+
+
+@dataclass(frozen=True, slots=True)
+class Lane:
+    """An independently counted stream of batches: a queue, a version of it, and a number from 0."""
+
+    queue: str
+    version: str
+    number: int = 0
+
+    def __post_init__(self) -> None:
+        check_queue_name(self.queue)
+        check_version(self.version)
+        if not 0 <= self.number < 1000:
+            raise ConfigurationError(f"lane {self.number!r}: lanes are numbered from 0 to 999")
+
+    @property
+    def key(self) -> str:
+        """The lane's hash in Memorystore. The braces are a cluster hash tag."""
+        return f"fj:{{{self.queue}/{self.version}/{self.number}}}"
+
+    @property
+    def root_path(self) -> str:
+        """The document above all batches and dead letters of the queue, without the database."""
+        return f"forkjoin/{self.queue}.{self.version}"
+
+
+@dataclass(frozen=True, slots=True)
+class Batch:
+    """All items written under one work index of a lane."""
+
+    lane: Lane
+    index: int
+
+    @property
+    def key(self) -> str:
+        """``hash-lane-index``: the hash spreads, the index makes unique."""
+        return f"{knuth_hash(self.index):08x}-{self.lane.number}-{self.index}"
+
+    @classmethod
+    def parse(cls, queue: str, version: str, key: str) -> Batch:
+        """The batch that ``key`` names; ConfigurationError if it is not one this package makes."""
+        match = _BATCH_KEY.fullmatch(key)
+        if match is None or int(match[1], 16) != knuth_hash(int(match[3])):
+            raise ConfigurationError(f"batch key {key!r}: not of the form hash-lane-index")
+        return cls(Lane(queue, version, int(match[2])), int(match[3]))
+
+    @property
+    def path(self) -> str:
+        """The batch's document, relative to the database; its segments are below it."""
+        return f"{self.lane.root_path}/batches/{self.key}"
+
+    @property
+    def memory_key(self) -> str:
+        """The batch's hash in Memorystore, where a memory-only queue keeps its segments."""
+        return f"{self.lane.key}:batch:{self.key}"
+
+    def item_id(self, position: int) -> str:
+        """The id that the item first written at ``position`` keeps for ever."""
+        return f"{self.key}-{position}"
+
+
+def segment_id(first: int) -> str:
+    """The document id of the segment that begins at position ``first``."""
+    return f"{first:08d}"
+
+
+def chunk_bounds(position: int, batch_size: int) -> tuple[int, int]:
+    """First position, and the one after the last, of the chunk that ``position`` is in."""
+    first = position - position % batch_size
+    return first, first + batch_size
+
+
+def split_at_chunks(start: int, count: int, batch_size: int) -> list[tuple[int, int]]:
+    """Cut positions ``start … start + count - 1`` at chunk boundaries, as (first, count) pairs."""
+    pieces = []
+    while count:
+        size = min(count, chunk_bounds(start, batch_size)[1] - start)
+        pieces.append((start, size))
+        start, count = start + size, count - size
+    return pieces
+
+
+def plan_by_length(length: int, batch_size: int) -> list[tuple[int, int]]:
+    """The chunks of a batch of which ``length`` positions were handed out, as (first, stop)."""
+    return [(first, first + batch_size) for first in range(0, length, batch_size)]
+
+
+def plan_by_listing(firsts: Iterable[int], batch_size: int) -> list[tuple[int, int]]:
+    """The chunks that hold the segments beginning at ``firsts``, as (first, stop), ascending."""
+    return sorted({chunk_bounds(first, batch_size) for first in firsts})

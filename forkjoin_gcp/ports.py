@@ -1,0 +1,206 @@
+"""What the protocol needs from outside, one small Protocol for each service.
+
+writer, reader, worker and sweeper see only these. Each method's docstring is a promise that the
+contract suites in forkjoin_gcp.testing check on every implementation.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import Enum
+from typing import Protocol
+
+from forkjoin_gcp.items import DeadLetter, Segment
+from forkjoin_gcp.names import Batch, Lane
+
+Counters = Counter[str]
+"""How often each thing was done, under ``service.call`` (``firestore.batch_write``,
+``memorystore.round_trip``, ``cloud_tasks.create_task``…) or the name of an event. Calls are what
+the cloud charges for."""
+
+
+@dataclass(frozen=True, slots=True)
+class Reservation:
+    """A writer's hold on a work index, and the positions it was given.
+
+    ``scheduled``: the batch's root task is known to exist. ``full``: this reservation brought the
+    batch to ``max_batch_items``, and whoever comes next gets another index.
+    """
+
+    index: int
+    start: int
+    batch_size: int
+    scheduled: bool
+    full: bool
+
+
+class Release(Enum):
+    """What giving a hold back found."""
+
+    OPEN = "open"
+    SEALED = "sealed"
+    LATE = "late"
+    """The reader has gone past, or the state was lost: the segments must move to a new index."""
+
+
+@dataclass(frozen=True, slots=True)
+class Extent:
+    """What a batch was found to hold when it was fenced."""
+
+    length: int
+    batch_size: int
+
+
+class WorkIndex(Protocol):
+    """Counts writers and hands out positions. Every method is one atomic step of one lane.
+
+    All raise IndexUnavailable where there is no answer: whether the step was taken is then unknown.
+    None is ever repeated by the implementation.
+    """
+
+    async def reserve(self, lane: Lane, count: int) -> Reservation:
+        """Hold the current index for a writer of ``count`` items. Indexes never go back."""
+
+    async def release(self, lane: Lane, index: int, *, scheduled: bool) -> Release:
+        """Give a hold back; ``scheduled`` notes that the root task exists."""
+
+    async def release_and_reserve(
+        self, lane: Lane, index: int, count: int, *, scheduled: bool
+    ) -> tuple[Release, Reservation]:
+        """``release``, then ``reserve``, in one round trip."""
+
+    async def seal(self, lane: Lane, index: int) -> int | None:
+        """Close the index to new writers; how many are outstanding, or None where it is unknown."""
+
+    async def wait_drained(self, lane: Lane, index: int, seconds: float) -> None:
+        """Return when the last writer of a sealed index releases, or after ``seconds``, or sooner."""
+
+    async def fence(self, lane: Lane, index: int) -> Extent | None:
+        """Forget the index: every later release of it is LATE. What it held, or None: unknown."""
+
+    async def close(self) -> None:
+        """Drop all connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """A stored segment, and the revision that a change of it must still meet.
+
+    ``segment`` is None, and ``defect`` says why, where the stored document is not a segment.
+    ``raw`` is then its text.
+    """
+
+    first: int
+    segment: Segment | None
+    revision: object
+    defect: str = ""
+    raw: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Listed:
+    """A stored segment's first position and how many of its items are still to be handled."""
+
+    first: int
+    count: int
+
+
+@dataclass(frozen=True, slots=True)
+class Change:
+    """What becomes of one segment, in one atomic step, if it is still as ``found``.
+
+    It is replaced by ``left``, or deleted where that is None, and ``dead`` are put down beside it.
+    """
+
+    found: Found
+    left: Segment | None
+    dead: tuple[DeadLetter, ...] = ()
+
+
+class WorkStore(Protocol):
+    """Keeps segments and dead letters. Every method may be repeated with the same result.
+
+    All raise StoreUnavailable where the store gave no answer in time, after tries of its own, and
+    StoreRefused for what it will never take.
+    """
+
+    async def create(self, batch: Batch, segments: Sequence[Segment]) -> list[Exception | None]:
+        """Write segments that must not exist yet; for each None (durable), or why not.
+
+        A segment that is there already with the same nonce counts as written; with another nonce
+        it is a SegmentConflict. Raises nothing for a single segment's sake.
+        """
+
+    async def discard(self, batch: Batch, segments: Sequence[Segment]) -> None:
+        """Take back segments just created and never released; none need be there."""
+
+    async def move(
+        self, batch: Batch, found: Found, target: Batch, pieces: Sequence[Segment]
+    ) -> bool:
+        """In one atomic step delete ``found`` and create ``pieces`` under ``target``.
+
+        False, and nothing done, where ``found`` has gone or changed in the meantime.
+        """
+
+    async def list(self, batch: Batch) -> list[Listed]:
+        """Keys and counts of the batch's segments, ascending. No payload is read."""
+
+    async def read(self, batch: Batch, first: int, stop: int) -> list[Found]:
+        """The segments that begin at ``first … stop - 1`` and have items left, ascending."""
+
+    async def settle(self, batch: Batch, changes: Sequence[Change]) -> list[bool]:
+        """Apply each change on its own; False for one whose segment has gone or changed."""
+
+    async def dead_letters(self, lane: Lane, limit: int) -> list[DeadLetter]:
+        """Up to ``limit`` dead letters of the lane's queue and version, in id order."""
+
+    async def close(self) -> None:
+        """Drop all connections."""
+
+
+@dataclass(frozen=True, slots=True)
+class TaskRequest:
+    """A named task to create. ``at`` is a Unix time in seconds, or None for at once."""
+
+    queue: str
+    task_id: str
+    body: bytes
+    at: float | None
+    dispatch_deadline: float
+
+
+class TaskScheduler(Protocol):
+    """Creates named tasks, each once."""
+
+    async def create(self, task: TaskRequest) -> bool:
+        """True where the task was created, False where one of its name exists or did lately.
+
+        Raises SchedulerUnavailable after tries of its own, SchedulerRefused, and TaskQueueNotFound.
+        """
+
+    async def close(self) -> None:
+        """Drop all connections."""
+
+
+class Clock(Protocol):
+    """What time it is. Durations are measured by the event loop, never by this."""
+
+    def now(self) -> float:
+        """Unix time in seconds."""
+
+
+@dataclass(frozen=True, slots=True)
+class Ports:
+    """All that one queue needs from outside."""
+
+    index: WorkIndex
+    store: WorkStore
+    scheduler: TaskScheduler
+    clock: Clock
+
+    async def close(self) -> None:
+        """Drop all connections."""
+        for port in (self.index, self.store, self.scheduler):
+            await port.close()

@@ -1,0 +1,120 @@
+"""The two kinds of task: what they are called, which Cloud Tasks queue takes them, what they say.
+
+A task's id, queue and body depend on nothing but its own fields, so whoever creates it again makes
+the same one, and Cloud Tasks' duplicate check does the fan-in.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+
+from forkjoin_gcp.errors import ConfigurationError
+from forkjoin_gcp.names import MAX_POSITIONS, Batch, knuth_hash
+
+
+@dataclass(frozen=True, slots=True)
+class RootTask:
+    """Closes a batch, schedules its chunks and handles the first.
+
+    ``full`` marks the second root of a batch that reached ``max_batch_items``: it runs at once,
+    beside the one that waits for the end of the period, which will then find nothing to do.
+    """
+
+    batch: Batch
+    full: bool = False
+
+    @property
+    def task_id(self) -> str:
+        return _task_id(self.batch, self.batch.index) + ("_full" if self.full else "")
+
+    def shard(self, shards: int) -> int:
+        """Which of the Cloud Tasks queues 1 … ``shards`` takes it."""
+        return 1 + knuth_hash(self.batch.index) % shards
+
+    def body(self) -> bytes:
+        return _encode(self.batch, kind="root", full=self.full)
+
+
+@dataclass(frozen=True, slots=True)
+class ChunkTask:
+    """Handles positions ``first … stop - 1`` of a batch, for the ``generation``-th time."""
+
+    batch: Batch
+    first: int
+    stop: int
+    generation: int = 0
+
+    @property
+    def task_id(self) -> str:
+        spread = self.batch.index + self.first + self.generation
+        return f"{_task_id(self.batch, spread)}_{self.first}-{self.generation}"
+
+    def shard(self, shards: int) -> int:
+        """Which of the Cloud Tasks queues 1 … ``shards`` takes it: chunks go round the shards."""
+        chunk = self.first // (self.stop - self.first)
+        return 1 + (knuth_hash(self.batch.index) + chunk) % shards
+
+    def body(self) -> bytes:
+        return _encode(
+            self.batch,
+            kind="chunk",
+            first=self.first,
+            stop=self.stop,
+            generation=self.generation,
+        )
+
+    def next(self) -> ChunkTask:
+        """The same chunk, scheduled once more."""
+        return ChunkTask(self.batch, self.first, self.stop, self.generation + 1)
+
+
+Task = RootTask | ChunkTask
+
+
+class _Body(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True)
+
+    kind: str = Field(pattern="^(root|chunk)$")
+    queue: str
+    version: str
+    batch: str
+    full: bool | None = None
+    first: int | None = Field(None, ge=0, lt=MAX_POSITIONS)
+    stop: int | None = Field(None, ge=1, le=MAX_POSITIONS)
+    generation: int | None = Field(None, ge=0)
+
+
+def parse_task(body: bytes | str) -> Task:
+    """The task that ``body`` describes.
+
+    Raises ConfigurationError, with a reason fit for an answer, when it describes none.
+    """
+    try:
+        fields = _Body.model_validate_json(body)
+    except ValidationError as error:
+        first = error.errors(include_url=False, include_input=False, include_context=False)[0]
+        where = ".".join(map(str, first["loc"])) or "body"
+        raise ConfigurationError(f"{where}: {first['msg']}") from None
+    batch = Batch.parse(fields.queue, fields.version, fields.batch)
+    span = (fields.first, fields.stop, fields.generation)
+    if fields.kind == "root":
+        if span != (None, None, None):
+            raise ConfigurationError("a root task takes no first, stop or generation")
+        return RootTask(batch, fields.full or False)
+    if fields.first is None or fields.stop is None or fields.generation is None:
+        raise ConfigurationError("a chunk task needs first, stop and generation")
+    if fields.full is not None or fields.first >= fields.stop:
+        raise ConfigurationError("a chunk task needs first < stop, and takes no full")
+    return ChunkTask(batch, fields.first, fields.stop, fields.generation)
+
+
+def _task_id(batch: Batch, spread: int) -> str:
+    return f"{knuth_hash(spread):08x}_{batch.lane.queue}_{batch.lane.version}_{batch.key}"
+
+
+def _encode(batch: Batch, **fields: Any) -> bytes:
+    named = _Body(queue=batch.lane.queue, version=batch.lane.version, batch=batch.key, **fields)
+    return named.model_dump_json(exclude_none=True).encode()
