@@ -144,7 +144,7 @@ class WorkStore(Protocol):
         False, and nothing done, where ``found`` has gone or changed in the meantime.
         """
 
-    async def list(self, batch: Batch) -> list[Listed]:
+    async def listing(self, batch: Batch) -> list[Listed]:
         """Keys and counts of the batch's segments, ascending. No payload is read."""
 
     async def read(self, batch: Batch, first: int, stop: int) -> list[Found]:
