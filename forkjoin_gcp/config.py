@@ -66,9 +66,7 @@ class QueueConfig(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
 
     name: str = Field(description="the queue's name: in every key, path and task id")
-    version: str = Field(
-        "v1", description="keeps deployments apart: in every key, path and task id"
-    )
+    version: str = Field("v1", description="keeps deployments apart: in every key and name")
     storage: Literal["firestore", "memorystore"] = Field(
         "firestore", description="where segments are kept; `memorystore` is faster and not durable"
     )
@@ -262,7 +260,7 @@ def _allowed(field: FieldInfo) -> str:
         kind = "seconds" if unit == "s" else f"a whole number ({unit})"
         return f"must be {kind}, from {limits['Ge'].ge:,} to {limits['Le'].le:,}"  # type: ignore[attr-defined]
     if getattr(field.annotation, "__args__", None) and "Literal" in str(field.annotation):
-        return "must be " + " or ".join(map(repr, field.annotation.__args__))  # type: ignore[union-attr]
+        return "must be " + " or ".join(map(repr, field.annotation.__args__))
     return f"must be {field.description}"
 
 

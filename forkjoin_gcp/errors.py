@@ -1,9 +1,9 @@
 """Everything this package raises, in one tree.
 
     ForkJoinError
-    ├── ConfigurationError (ValueError)   a setting, name or variable is wrong; fix it and start again
+    ├── ConfigurationError (ValueError)   a setting, name or variable is wrong
     ├── HandlerError (TypeError)          a handler is missing, doubled, or of the wrong shape
-    ├── PayloadError (ValueError)         this payload is not accepted; nothing was reserved or written
+    ├── PayloadError (ValueError)         not accepted; nothing was reserved or written
     │   ├── InvalidPayload                it is not of the queue's payload type, or has no JSON form
     │   └── PayloadTooLarge               its encoded form is over the limit
     ├── QueueClosed                       the queue object was closed, or its process is ending

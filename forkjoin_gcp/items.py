@@ -29,8 +29,8 @@ class Item(Generic[P]):
     """One payload, as a handler gets it.
 
     ``id`` never changes, whatever happens to the item on its way: handlers that must not act twice
-    on an item delivered twice key their effects on it. ``attempt`` counts from 1. ``enqueued_at`` is
-    UTC, by the enqueuing process's clock.
+    on an item delivered twice key their effects on it. ``attempt`` counts from 1. ``enqueued_at``
+    is UTC, by the enqueuing process's clock.
     """
 
     id: str
@@ -57,10 +57,10 @@ class Segment:
     """The items that one write put down together: one stored document.
 
     ``first`` is the position it was written at, and its key; the items left may begin later.
-    ``nonce`` tells a writer's own segment from another's at the same place. ``origin`` and ``shift``
-    keep items' ids when a segment moves: they are the batch key the items were first written under,
-    and what to add to a position to have the one it had there. ``enqueued_at`` and ``expire_at`` are
-    Unix times in seconds. ``handled`` is filled by ``on_success="keep"`` alone.
+    ``nonce`` tells a writer's own segment from another's at the same place. ``origin`` and
+    ``shift`` keep items' ids when a segment moves: the batch key the items were first written
+    under, and what to add to a position to have the one it had there. ``enqueued_at`` and
+    ``expire_at`` are Unix times in seconds. ``handled`` is filled by ``on_success="keep"`` alone.
     """
 
     first: int
@@ -128,8 +128,8 @@ class PayloadCodec(Generic[P]):
             raise InvalidPayload(f"payload is not a valid {self.name}: {_reason(error)}") from None
         if len(encoded) > MAX_PAYLOAD_BYTES:
             raise PayloadTooLarge(
-                f"payload is {len(encoded):,} bytes as JSON; at most {MAX_PAYLOAD_BYTES:,} are taken. "
-                "Put what is large in Cloud Storage and enqueue its address"
+                f"payload is {len(encoded):,} bytes as JSON, and at most {MAX_PAYLOAD_BYTES:,} "
+                "are taken: put what is large in Cloud Storage and enqueue its address"
             )
         return encoded.decode()
 
@@ -151,7 +151,7 @@ def build_segments(
     enqueued_at: float,
     expire_at: float,
 ) -> list[Segment]:
-    """Lay ``payloads`` out from position ``start``: cut at chunk boundaries and at the byte limit."""
+    """Lay ``payloads`` out from ``start``, cut at chunk boundaries and at the byte limit."""
     items = [StoredItem(start + n, payload) for n, payload in enumerate(payloads)]
     return [
         Segment(part[0].position, part, nonce, batch.key, 0, enqueued_at, expire_at)

@@ -75,7 +75,7 @@ class WorkIndex(Protocol):
         """Close the index to new writers; how many are outstanding, or None where it is unknown."""
 
     async def wait_drained(self, lane: Lane, index: int, seconds: float) -> None:
-        """Return when the last writer of a sealed index releases, or after ``seconds``, or sooner."""
+        """Return when a sealed index's last writer releases, after ``seconds``, or sooner."""
 
     async def fence(self, lane: Lane, index: int) -> Extent | None:
         """Forget the index: every later release of it is LATE. What it held, or None: unknown."""
