@@ -1,0 +1,1 @@
+"""The services of the cloud, on this machine."""

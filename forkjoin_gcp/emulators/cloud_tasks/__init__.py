@@ -1,0 +1,15 @@
+"""A local emulator of Google Cloud Tasks that the unmodified google-cloud-tasks client talks to.
+
+Faithful where this project leans on the service: names are deduplicated atomically and stay taken
+after a task ran or was deleted, tasks go out when they are due under the queue's rate and
+concurrency limits with the service's headers and OIDC tokens, and failed ones are retried by its
+backoff arithmetic.
+
+Not emulated: the slow start of new queues (500/50/5), the slowing down of a queue whose target
+answers 429 or 503, the 31 days after which any task is dropped, redirects (any 3xx is a failed
+attempt), App Engine targets, OAuth tokens, queue-level HTTP targets.
+"""
+
+from .server import CloudTasksEmulator
+
+__all__ = ["CloudTasksEmulator"]

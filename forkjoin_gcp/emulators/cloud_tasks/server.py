@@ -1,0 +1,161 @@
+"""The emulator as a whole: the gRPC side, the HTTP side and the dispatcher on one event loop."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from types import TracebackType
+from typing import Any
+
+import grpc
+from aiohttp import web
+
+from .dispatcher import Dispatcher
+from .ledger import Ledger
+from .service import CloudTasksService
+from .state import Clock, CloudTasksState
+from .tokens import TokenSigner
+
+CERTS_PATH = "/oauth2/v3/certs"
+CERTS_MAX_AGE = 3_600
+_RECENT_IN_STATS = 100
+
+
+class CloudTasksEmulator:
+    """Cloud Tasks on this machine, in memory: what it holds ends with it.
+
+    Use as an async context manager; it serves while the block runs. Port 0 takes a free one.
+    `tombstone_age` and `queue_tombstone_age` are in seconds. `clock` gives seconds since the
+    epoch; timers are those of the event loop, so a virtual clock needs a loop that agrees.
+    With `auto_create_queues` a missing queue comes to be when a task names it; the real service
+    answers NOT_FOUND.
+
+    Entering raises OSError when a port is taken.
+    """
+
+    def __init__(
+        self,
+        grpc_port: int = 0,
+        http_port: int = 0,
+        tombstone_age: float = 86_400.0,
+        *,
+        queue_tombstone_age: float = 259_200.0,
+        auto_create_queues: bool = False,
+        recent_dispatches: int = 1_000,
+        host: str = "127.0.0.1",
+        clock: Clock = time.time,
+    ) -> None:
+        self.state = CloudTasksState(
+            clock,
+            tombstone_age=tombstone_age,
+            queue_tombstone_age=queue_tombstone_age,
+            auto_create=auto_create_queues,
+        )
+        self._host = host
+        self._ports = (grpc_port, http_port)
+        self._ledger = Ledger(recent_dispatches)
+        self._tokens: TokenSigner | None = None
+        self._addresses: tuple[str, str] | None = None
+        self._running: contextlib.AsyncExitStack | None = None
+
+    @property
+    def grpc_address(self) -> str:
+        """host:port of the API. Raises RuntimeError before the emulator runs."""
+        return self._address(0)
+
+    @property
+    def http_address(self) -> str:
+        """host:port of the HTTP side. Raises RuntimeError before the emulator runs."""
+        return self._address(1)
+
+    @property
+    def http_url(self) -> str:
+        """Base URL of the HTTP side: /health, /stats and the certificates."""
+        return f"http://{self.http_address}"
+
+    @property
+    def certs_url(self) -> str:
+        """Where the key that verifies the tasks' OIDC tokens is published (a JWK Set)."""
+        return self.http_url + CERTS_PATH
+
+    def stats(self, recent: int = _RECENT_IN_STATS) -> dict[str, Any]:
+        """Counters in all, state and counters by queue, and the `recent` last dispatches (newest
+        first). Only plain JSON types."""
+        queues = {
+            name: {
+                "tasks": len(queue.tasks),
+                "in_flight": queue.in_flight,
+                "tombstones": queue.tombstones,
+                **self._ledger.queue_counters(name),
+            }
+            for name, queue in self.state.queues.items()
+        }
+        recent_dispatches = self._ledger.recent(recent)
+        return {**self._ledger.counters(), "queues": queues, "recent": recent_dispatches}
+
+    async def __aenter__(self) -> CloudTasksEmulator:
+        async with contextlib.AsyncExitStack() as stack:
+            # Making the key takes up to a second of pure computation.
+            self._tokens = await asyncio.to_thread(TokenSigner, self.state.clock)
+            dispatcher = Dispatcher(self.state, self._tokens, self._ledger)
+            await stack.enter_async_context(dispatcher)
+            http_port = await self._serve_http(stack)
+            grpc_port = await self._serve_grpc(stack, dispatcher)
+            self._addresses = (f"{self._host}:{grpc_port}", f"{self._host}:{http_port}")
+            self._running = stack.pop_all()
+        return self
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        running, self._running = self._running, None
+        if running is not None:
+            await running.aclose()
+
+    async def _serve_grpc(self, stack: contextlib.AsyncExitStack, dispatcher: Dispatcher) -> int:
+        # Without this two emulators could listen on one port and share its calls.
+        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        service = CloudTasksService(self.state, dispatcher, self._ledger)
+        server.add_generic_rpc_handlers((service.handlers(),))
+        try:
+            port = server.add_insecure_port(f"{self._host}:{self._ports[0]}")
+        except RuntimeError as error:
+            raise OSError(f"cannot listen on {self._host}:{self._ports[0]}: {error}") from error
+        await server.start()
+        stack.push_async_callback(server.stop, None)
+        return int(port)
+
+    async def _serve_http(self, stack: contextlib.AsyncExitStack) -> int:
+        app = web.Application()
+        app.router.add_get("/health", self._health)
+        app.router.add_get("/stats", self._stats)
+        app.router.add_get(CERTS_PATH, self._certs)
+        runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        await runner.setup()
+        stack.push_async_callback(runner.cleanup)
+        await web.TCPSite(runner, self._host, self._ports[1], shutdown_timeout=1.0).start()
+        return int(runner.addresses[0][1])
+
+    async def _health(self, _: web.Request) -> web.Response:
+        return web.json_response({"status": "ok"})
+
+    async def _stats(self, request: web.Request) -> web.Response:
+        text = request.query.get("recent", str(_RECENT_IN_STATS))
+        if not (text.isascii() and text.isdigit()):
+            raise web.HTTPBadRequest(text="recent must be a whole number\n")
+        return web.json_response(self.stats(int(text)))
+
+    async def _certs(self, _: web.Request) -> web.Response:
+        assert self._tokens is not None
+        return web.json_response(
+            self._tokens.jwks(), headers={"Cache-Control": f"public, max-age={CERTS_MAX_AGE}"}
+        )
+
+    def _address(self, side: int) -> str:
+        if self._addresses is None:
+            raise RuntimeError("the Cloud Tasks emulator is not running")
+        return self._addresses[side]
