@@ -1,0 +1,182 @@
+"""All the services of the cloud on this machine, started and ended together."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import tempfile
+from pathlib import Path
+from types import TracebackType
+from typing import Any, Protocol
+
+from .cloud_tasks_service import CloudTasksService
+from .firestore import HOST_VARIABLE, FirestoreService
+from .processes import ChildProcess
+from .valkey import ValkeyService
+
+DEFAULT_PROJECT = "forkjoin-local"
+DEFAULT_LOCATION = "us-central1"
+
+
+class _Service(Protocol):
+    name: str
+    address: str
+
+    @property
+    def process(self) -> ChildProcess | None: ...
+    def wait_ready(self) -> None: ...
+    def ask_to_stop(self) -> None: ...
+    def stop(self) -> None: ...
+
+
+class LocalServices:
+    """Valkey, Firestore and Cloud Tasks on free ports of 127.0.0.1, ready for use.
+
+    Made by `start`, ended by `stop` or by leaving a `with` block. They never outlive the process
+    that started them, whichever way it ends.
+    """
+
+    def __init__(self, directory: Path, *, project: str, location: str, temporary: bool) -> None:
+        self.directory = directory
+        self.project = project
+        self.location = location
+        self._owner = os.getpid()
+        self._temporary = temporary
+        self._started: list[_Service] = []
+        self._cloud_tasks: CloudTasksService | None = None
+        self._environment: dict[str, str] = {}
+
+    @classmethod
+    def start(
+        cls,
+        directory: Path | None = None,
+        *,
+        project: str = DEFAULT_PROJECT,
+        location: str = DEFAULT_LOCATION,
+    ) -> LocalServices:
+        """Starts all three at once and returns when all are ready, in a few seconds.
+
+        Logs go to `directory`; without one, to a temporary one that `stop` removes. A Firestore
+        emulator that FIRESTORE_EMULATOR_HOST names is used as it is.
+
+        Raises LocalServiceError when something is missing or does not start. Then, and on any
+        interrupt, nothing is left running.
+        """
+        home = Path(tempfile.mkdtemp(prefix="forkjoin-local-")) if directory is None else directory
+        services = cls(home, project=project, location=location, temporary=directory is None)
+        try:
+            home.mkdir(parents=True, exist_ok=True)
+            services._start()
+        except BaseException:
+            services.stop()
+            raise
+        return services
+
+    def _start(self) -> None:
+        # The slowest first. Each constructor only starts a process; the waiting overlaps.
+        firestore = FirestoreService(self.directory)
+        self._started.append(firestore)
+        cloud_tasks = self._cloud_tasks = CloudTasksService(self.directory)
+        self._started.append(cloud_tasks)
+        valkey = ValkeyService(self.directory)
+        self._started.append(valkey)
+        for service in (valkey, cloud_tasks, firestore):
+            service.wait_ready()
+        self._environment = {
+            "FORKJOIN_PROJECT": self.project,
+            "FORKJOIN_LOCATION": self.location,
+            "FORKJOIN_MEMORYSTORE": f"redis://{valkey.address}",
+            HOST_VARIABLE: firestore.address,
+            "CLOUD_TASKS_EMULATOR_HOST": cloud_tasks.address,
+            "FORKJOIN_INVOKER": f"invoker@{self.project}.iam.gserviceaccount.com",
+            "FORKJOIN_CERTS_URL": cloud_tasks.certs_url,
+        }
+
+    def environment(self) -> dict[str, str]:
+        """The environment variables under which forkjoin_gcp uses these services."""
+        return dict(self._environment)
+
+    @property
+    def cloud_tasks_admin(self) -> str:
+        """Base URL of the HTTP side of the Cloud Tasks emulator: /stats and /health."""
+        assert self._cloud_tasks is not None
+        return f"http://{self._cloud_tasks.http_address}"
+
+    @property
+    def processes(self) -> list[ChildProcess]:
+        """The children that run the services; fewer than three if Firestore is not ours."""
+        return [service.process for service in self._started if service.process is not None]
+
+    def create_queue(
+        self,
+        name: str,
+        *,
+        location: str | None = None,
+        max_dispatches_per_second: float | None = None,
+        max_concurrent_dispatches: int | None = None,
+        max_attempts: int | None = None,
+        max_retry_duration: float | None = None,
+        min_backoff: float | None = None,
+        max_backoff: float | None = None,
+        max_doublings: int | None = None,
+    ) -> str:
+        """Creates a Cloud Tasks queue and returns its full name. `name` is the short one;
+        durations are in seconds; what is not given takes the service's default.
+
+        Raises google.api_core.exceptions.GoogleAPICallError, as the client does.
+        """
+        # Imported here: most users of this module have no need of the client.
+        import grpc
+        from google.cloud import tasks_v2
+        from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
+        from google.protobuf import duration_pb2  # type: ignore[import-untyped]
+
+        def duration(seconds: float | None) -> Any:
+            if seconds is None:
+                return None
+            return duration_pb2.Duration(
+                seconds=int(seconds), nanos=round((seconds - int(seconds)) * 1e9)
+            )
+
+        parent = f"projects/{self.project}/locations/{location or self.location}"
+        queue = tasks_v2.Queue(
+            name=f"{parent}/queues/{name}",
+            rate_limits=tasks_v2.RateLimits(
+                max_dispatches_per_second=max_dispatches_per_second,
+                max_concurrent_dispatches=max_concurrent_dispatches,
+            ),
+            retry_config=tasks_v2.RetryConfig(
+                max_attempts=max_attempts,
+                max_retry_duration=duration(max_retry_duration),
+                min_backoff=duration(min_backoff),
+                max_backoff=duration(max_backoff),
+                max_doublings=max_doublings,
+            ),
+        )
+        with grpc.insecure_channel(self._environment["CLOUD_TASKS_EMULATOR_HOST"]) as channel:
+            client = tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
+            return str(client.create_queue(parent=parent, queue=queue).name)
+
+    def stop(self) -> None:
+        """Ends all that was started and waits for it. Idempotent; does nothing in a process
+        forked from the one that started them."""
+        if self._owner != os.getpid():
+            return
+        for service in self._started:
+            service.ask_to_stop()
+        for service in self._started:
+            service.stop()
+        self._started.clear()
+        if self._temporary:
+            shutil.rmtree(self.directory, ignore_errors=True)
+
+    def __enter__(self) -> LocalServices:
+        return self
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
