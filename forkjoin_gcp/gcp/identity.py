@@ -23,7 +23,7 @@ from forkjoin_gcp.errors import ServiceError
 logger = logging.getLogger(__name__)
 
 GOOGLE_CERTS_URL = "https://www.googleapis.com/oauth2/v1/certs"
-ISSUERS = frozenset({"https://accounts.google.com", "accounts.google.com"})
+ISSUERS = ("https://accounts.google.com", "accounts.google.com")
 
 CLOCK_SKEW = 10
 """Seconds that this machine's clock may be off the issuer's."""
@@ -88,7 +88,7 @@ class TokenVerifier:
 
         Raises ServiceError where the certificates cannot be had: the token may be good.
         """
-        digest = hashlib.sha256(token.encode()).digest()
+        digest = hashlib.sha256(token.encode(errors="surrogatepass")).digest()
         if self._clock() < self._passed.get(digest, 0.0):
             return
         claims = self._verified_claims(token)
@@ -117,7 +117,7 @@ class TokenVerifier:
                 clock_skew_in_seconds=CLOCK_SKEW,
             )
         except _NOT_VERIFIED as error:
-            raise WrongToken(_reason(error)) from None
+            raise WrongToken(_reason(error, self._audience)) from None
         return claims
 
     def _check_claims(self, claims: Mapping[str, Any]) -> None:
@@ -126,7 +126,7 @@ class TokenVerifier:
         if type(expires) not in (int, float) or not expires > self._clock() - CLOCK_SKEW:
             raise WrongToken("the token has expired, or does not say when it will")
         if claims.get("aud") != self._audience:
-            raise WrongToken("the token is for another audience")
+            raise WrongToken(f"the token is for another audience than {self._audience}")
         if claims.get("iss") not in ISSUERS:
             raise WrongToken("the token is of another issuer")
         if claims.get("email") != self._invoker or claims.get("email_verified") is not True:
@@ -195,13 +195,13 @@ class _Certificates:
             raise ServiceError(f"the certificates at {self.url}: {error}") from error
 
 
-def _reason(error: BaseException) -> str:
+def _reason(error: BaseException, audience: str) -> str:
     """Which check failed. Never the library's own text: it quotes the token."""
     text = str(error)
     if "expired" in text:
         return "the token has expired"
     if "too early" in text or "not yet valid" in text:
         return "the token is not valid yet"
-    if "udience" in text:
-        return "the token is for another audience"
-    return "the token's signature does not verify"
+    if "udience" in text or '"aud"' in text:
+        return f"the token is for another audience than {audience}"
+    return "the token does not verify"
