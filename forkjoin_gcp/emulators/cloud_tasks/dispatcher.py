@@ -83,6 +83,11 @@ class Dispatcher:
         self._start(queue, task)
         return task
 
+    async def quiet(self) -> None:
+        """Returns when no attempt is in flight."""
+        while self._attempts:
+            await asyncio.wait(self._attempts)
+
     def forget(self, queue: Queue) -> None:
         """Drops the timer of a deleted queue."""
         timer = self._timers.pop(queue.name, None)

@@ -20,6 +20,13 @@ from .tokens import TokenSigner
 CERTS_PATH = "/oauth2/v3/certs"
 CERTS_MAX_AGE = 3_600
 _RECENT_IN_STATS = 100
+_GRPC_OPTIONS = (
+    # Without this two emulators could listen on one port and share its calls.
+    ("grpc.so_reuseport", 0),
+    # By default gRPC cancels calls at random once 1,000 wait. The service would take them.
+    ("grpc.server.max_pending_requests", 1_000_000),
+    ("grpc.server.max_pending_requests_hard_limit", 1_000_000),
+)
 
 
 class CloudTasksEmulator:
@@ -56,6 +63,7 @@ class CloudTasksEmulator:
         self._ports = (grpc_port, http_port)
         self._ledger = Ledger(recent_dispatches)
         self._tokens: TokenSigner | None = None
+        self._dispatcher: Dispatcher | None = None
         self._addresses: tuple[str, str] | None = None
         self._running: contextlib.AsyncExitStack | None = None
 
@@ -94,11 +102,17 @@ class CloudTasksEmulator:
         recent_dispatches = self._ledger.recent(recent)
         return {**self._ledger.counters(), "queues": queues, "recent": recent_dispatches}
 
+    async def quiet(self) -> None:
+        """Returns when no task is in flight and the outcome of each that was is booked. Tasks
+        that wait for their time are not waited for."""
+        if self._dispatcher is not None:
+            await self._dispatcher.quiet()
+
     async def __aenter__(self) -> CloudTasksEmulator:
         async with contextlib.AsyncExitStack() as stack:
             # Making the key takes up to a second of pure computation.
             self._tokens = await asyncio.to_thread(TokenSigner, self.state.clock)
-            dispatcher = Dispatcher(self.state, self._tokens, self._ledger)
+            dispatcher = self._dispatcher = Dispatcher(self.state, self._tokens, self._ledger)
             await stack.enter_async_context(dispatcher)
             http_port = await self._serve_http(stack)
             grpc_port = await self._serve_grpc(stack, dispatcher)
@@ -117,8 +131,7 @@ class CloudTasksEmulator:
             await running.aclose()
 
     async def _serve_grpc(self, stack: contextlib.AsyncExitStack, dispatcher: Dispatcher) -> int:
-        # Without this two emulators could listen on one port and share its calls.
-        server = grpc.aio.server(options=[("grpc.so_reuseport", 0)])
+        server = grpc.aio.server(options=_GRPC_OPTIONS)
         service = CloudTasksService(self.state, dispatcher, self._ledger)
         server.add_generic_rpc_handlers((service.handlers(),))
         try:
@@ -134,10 +147,10 @@ class CloudTasksEmulator:
         app.router.add_get("/health", self._health)
         app.router.add_get("/stats", self._stats)
         app.router.add_get(CERTS_PATH, self._certs)
-        runner = web.AppRunner(app, access_log=None, handle_signals=False)
+        runner = web.AppRunner(app, access_log=None, handle_signals=False, shutdown_timeout=1.0)
         await runner.setup()
         stack.push_async_callback(runner.cleanup)
-        await web.TCPSite(runner, self._host, self._ports[1], shutdown_timeout=1.0).start()
+        await web.TCPSite(runner, self._host, self._ports[1]).start()
         return int(runner.addresses[0][1])
 
     async def _health(self, _: web.Request) -> web.Response:

@@ -1,0 +1,483 @@
+"""The Cloud Tasks emulator as the unmodified google-cloud-tasks clients see it: codes, messages,
+names, times, queue settings."""
+
+import asyncio
+import contextlib
+import datetime
+import re
+import threading
+import time
+from collections.abc import AsyncIterator, Iterator
+from typing import Any
+
+import grpc
+import pytest
+from google.api_core import exceptions
+from google.cloud import tasks_v2
+from google.cloud.tasks_v2.services.cloud_tasks.transports import (
+    CloudTasksGrpcAsyncIOTransport,
+    CloudTasksGrpcTransport,
+)
+from google.protobuf import duration_pb2, field_mask_pb2, timestamp_pb2
+
+from forkjoin_gcp.emulators.cloud_tasks import CloudTasksEmulator
+
+PARENT = "projects/p/locations/l"
+QUEUE = f"{PARENT}/queues/q"
+TASK = f"{QUEUE}/tasks/t"
+DAY = 86_400
+# Nothing listens there, and nothing is sent: such tasks are scheduled for later.
+TARGET = "http://127.0.0.1:9/"
+FULL = tasks_v2.Task.View.FULL
+
+
+class SettableClock:
+    """Real time, plus what a test adds."""
+
+    def __init__(self) -> None:
+        self.ahead = 0.0
+
+    def __call__(self) -> float:
+        return time.time() + self.ahead
+
+
+@contextlib.asynccontextmanager
+async def running(
+    **options: Any,
+) -> AsyncIterator[tuple[CloudTasksEmulator, tasks_v2.CloudTasksAsyncClient]]:
+    """An emulator and a client of it."""
+    async with (
+        CloudTasksEmulator(**options) as emulator,
+        grpc.aio.insecure_channel(emulator.grpc_address) as channel,
+    ):
+        transport = CloudTasksGrpcAsyncIOTransport(channel=channel)
+        yield emulator, tasks_v2.CloudTasksAsyncClient(transport=transport)
+
+
+@contextlib.asynccontextmanager
+async def with_queue(
+    **options: Any,
+) -> AsyncIterator[tuple[CloudTasksEmulator, tasks_v2.CloudTasksAsyncClient]]:
+    async with running(**options) as (emulator, client):
+        await client.create_queue(parent=PARENT, queue=tasks_v2.Queue(name=QUEUE))
+        yield emulator, client
+
+
+def later(seconds: float = 3_600) -> timestamp_pb2.Timestamp:
+    moment = time.time() + seconds
+    return timestamp_pb2.Timestamp(seconds=int(moment), nanos=int(moment % 1 * 1e9))
+
+
+def a_task(name: str = "", **fields: Any) -> tasks_v2.Task:
+    fields.setdefault("http_request", tasks_v2.HttpRequest(url=TARGET))
+    fields.setdefault("schedule_time", later())
+    return tasks_v2.Task(name=name, **fields)
+
+
+async def said_by(call: Any) -> tuple[str, str]:
+    """Code and message of the error a call ends with."""
+    with pytest.raises(exceptions.GoogleAPICallError) as raised:
+        await call
+    code = raised.value.grpc_status_code
+    assert code is not None
+    return code.name, raised.value.message
+
+
+@pytest.fixture
+def sync_client() -> Iterator[tasks_v2.CloudTasksClient]:
+    """The blocking client, of an emulator on a loop of its own."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    emulator = CloudTasksEmulator()
+    try:
+        asyncio.run_coroutine_threadsafe(emulator.__aenter__(), loop).result(10)
+        with grpc.insecure_channel(emulator.grpc_address) as channel:
+            yield tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
+    finally:
+        ending = emulator.__aexit__(None, None, None)
+        asyncio.run_coroutine_threadsafe(ending, loop).result(10)
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join(10)
+        loop.close()
+
+
+def test_the_blocking_client_makes_a_queue_and_tasks(
+    sync_client: tasks_v2.CloudTasksClient,
+) -> None:
+    sync_client.create_queue(parent=PARENT, queue=tasks_v2.Queue(name=QUEUE))
+    sync_client.create_task(parent=QUEUE, task=a_task(TASK))
+    with pytest.raises(exceptions.AlreadyExists, match="Requested entity already exists"):
+        sync_client.create_task(parent=QUEUE, task=a_task(TASK))
+    assert [task.name for task in sync_client.list_tasks(parent=QUEUE)] == [TASK]
+    sync_client.delete_task(name=TASK)
+    with pytest.raises(exceptions.NotFound, match="existed recently"):
+        sync_client.get_task(name=TASK)
+
+
+def test_a_created_task_comes_back_complete() -> None:
+    async def scenario() -> None:
+        async with with_queue() as (_, client):
+            before = int(time.time())
+            when = timestamp_pb2.Timestamp(seconds=before + 60, nanos=123_456_789)
+            request = tasks_v2.HttpRequest(
+                url=TARGET,
+                headers={"X-mIxEd": "as given"},
+                body=b"\x00body",
+                oidc_token=tasks_v2.OidcToken(service_account_email="a@b", audience="c"),
+            )
+            task = a_task(
+                TASK,
+                http_request=request,
+                schedule_time=when,
+                dispatch_deadline=duration_pb2.Duration(seconds=15, nanos=500_000_000),
+            )
+            created = await client.create_task(parent=QUEUE, task=task)
+            assert created.name == TASK
+            # Truncated to the microsecond, as documented.
+            assert created.schedule_time.timestamp_pb().nanos == 123_456_000
+            assert before <= created.create_time.timestamp() <= time.time()
+            assert created.create_time.nanosecond == 0
+            assert created.dispatch_deadline == datetime.timedelta(seconds=15.5)
+            assert dict(created.http_request.headers) == {"X-mIxEd": "as given"}
+            assert created.http_request.http_method == tasks_v2.HttpMethod.POST
+            assert created.http_request.oidc_token.audience == "c"
+            assert created.view == tasks_v2.Task.View.BASIC
+            assert created.http_request.body == b""
+            full = await client.get_task(request={"name": TASK, "response_view": FULL})
+            assert full.http_request.body == b"\x00body"
+
+    asyncio.run(scenario())
+
+
+def test_a_task_without_a_name_gets_one_and_without_a_time_goes_now() -> None:
+    async def scenario() -> None:
+        async with with_queue() as (_, client):
+            unnamed = tasks_v2.Task(http_request=tasks_v2.HttpRequest(url=TARGET))
+            names = set()
+            for _ in range(20):
+                created = await client.create_task(parent=QUEUE, task=unnamed)
+                assert re.fullmatch(re.escape(QUEUE) + r"/tasks/\d+", created.name)
+                assert abs(created.schedule_time.timestamp() - time.time()) < 5
+                names.add(created.name)
+            assert len(names) == 20
+
+    asyncio.run(scenario())
+
+
+def test_a_time_in_the_past_means_now() -> None:
+    async def scenario() -> None:
+        async with with_queue() as (_, client):
+            past = a_task(schedule_time=later(-3_600))
+            created = await client.create_task(parent=QUEUE, task=past)
+            assert abs(created.schedule_time.timestamp() - time.time()) < 5
+
+    asyncio.run(scenario())
+
+
+def test_names_stay_taken_for_a_day_after_a_deletion() -> None:
+    async def scenario() -> None:
+        clock = SettableClock()
+        async with with_queue(clock=clock) as (emulator, client):
+            await client.create_task(parent=QUEUE, task=a_task(TASK))
+            again = client.create_task(parent=QUEUE, task=a_task(TASK))
+            assert await said_by(again) == ("ALREADY_EXISTS", "Requested entity already exists")
+            await client.delete_task(name=TASK)
+            code, _ = await said_by(client.create_task(parent=QUEUE, task=a_task(TASK)))
+            assert code == "ALREADY_EXISTS"
+            assert await said_by(client.get_task(name=TASK)) == (
+                "NOT_FOUND",
+                "The task no longer exists, though a task with this name existed recently. The "
+                "task either successfully completed or was deleted.",
+            )
+            clock.ahead = DAY + 1.0
+            assert await said_by(client.get_task(name=TASK)) == (
+                "NOT_FOUND",
+                "Requested entity was not found.",
+            )
+            await client.create_task(parent=QUEUE, task=a_task(TASK))
+            assert emulator.stats()["duplicates"] == 2
+
+    asyncio.run(scenario())
+
+
+def test_of_4000_concurrent_creates_of_40_names_exactly_40_succeed() -> None:
+    async def scenario() -> None:
+        async with with_queue() as (emulator, client):
+
+            async def create(number: int) -> str:
+                task = a_task(f"{QUEUE}/tasks/t{number % 40}")
+                try:
+                    return (await client.create_task(parent=QUEUE, task=task)).name
+                except exceptions.AlreadyExists:
+                    return ""
+
+            made = await asyncio.gather(*(create(number) for number in range(4_000)))
+            assert sorted(filter(None, made)) == sorted(
+                f"{QUEUE}/tasks/t{number}" for number in range(40)
+            )
+            stats = emulator.stats()
+            assert (stats["creates"], stats["duplicates"]) == (40, 3_960)
+            assert stats["queues"][QUEUE]["tasks"] == 40
+
+    asyncio.run(scenario())
+
+
+def request(**fields: Any) -> tasks_v2.HttpRequest:
+    return tasks_v2.HttpRequest(**{"url": TARGET, **fields})
+
+
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        (a_task(f"{QUEUE}/tasks/a.b"), 'Task ID "a.b" can contain only letters'),
+        (a_task(f"{QUEUE}/tasks/{'x' * 501}"), "between 1 and 500 characters"),
+        (a_task(f"{QUEUE}/tasks/"), 'Task ID "" can contain only'),
+        (a_task("t"), "Task name must be formatted:"),
+        (
+            a_task(f"{PARENT}/queues/other/tasks/t"),
+            f"The queue name from request ('{QUEUE}') must be the same as the queue name in the "
+            f"named task ('{PARENT}/queues/other').",
+        ),
+        (a_task(schedule_time=later(30 * DAY + 60)), "is too far in the future"),
+        (
+            a_task(dispatch_deadline=duration_pb2.Duration(seconds=14, nanos=999_999_999)),
+            "Task.dispatchDeadline must be between [15s, 30m].",
+        ),
+        (
+            a_task(dispatch_deadline=duration_pb2.Duration(seconds=1_801)),
+            "Task.dispatchDeadline must be between [15s, 30m].",
+        ),
+        (a_task(http_request=request(body=b"x" * 1_048_576)), "Task size too large"),
+        (a_task(http_request=request(url="")), "HttpRequest.url is required."),
+        (a_task(http_request=request(url="ftp://a/")), "must start with 'http://' or 'https://'."),
+        (a_task(http_request=request(url="http://")), "not a valid URL"),
+        (a_task(http_request=request(url="http://a:x/")), "not a valid URL"),
+        (a_task(http_request=request(url="http://a/ b")), "not a valid URL"),
+        (a_task(http_request=request(url="http://a/" + "b" * 2_083)), "not a valid URL"),
+        (a_task(http_request=request(body=b"x", http_method="GET")), "body is only allowed"),
+        (
+            a_task(http_request=request(oidc_token=tasks_v2.OidcToken(audience="a"))),
+            "OidcToken.service_account_email is required.",
+        ),
+        (tasks_v2.Task(), "must be set"),
+    ],
+)
+def test_what_is_wrong_with_a_task_is_said(task: tasks_v2.Task, message: str) -> None:
+    async def scenario() -> None:
+        async with with_queue() as (emulator, client):
+            code, said = await said_by(client.create_task(parent=QUEUE, task=task))
+            assert code == "INVALID_ARGUMENT"
+            assert message in said
+            assert emulator.stats()["queues"][QUEUE]["tasks"] == 0
+            assert emulator.stats()["refusals"] == {"INVALID_ARGUMENT": 1}
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        a_task(f"{QUEUE}/tasks/" + "aZ09_-" * 83 + "ab"),  # 500 characters
+        a_task(schedule_time=later(30 * DAY)),
+        a_task(dispatch_deadline=duration_pb2.Duration(seconds=15)),
+        a_task(dispatch_deadline=duration_pb2.Duration(seconds=1_800)),
+        a_task(http_request=request(body=b"x" * 1_048_000)),
+        a_task(http_request=request(url="https://[::1]:8080/a?b=c#d")),
+    ],
+)
+def test_what_is_just_within_the_limits_is_taken(task: tasks_v2.Task) -> None:
+    async def scenario() -> str:
+        async with with_queue() as (_, client):
+            return str((await client.create_task(parent=QUEUE, task=task)).name)
+
+    assert asyncio.run(scenario()).startswith(QUEUE)
+
+
+@pytest.mark.parametrize(
+    "task",
+    [
+        tasks_v2.Task(app_engine_http_request=tasks_v2.AppEngineHttpRequest()),
+        a_task(http_request=request(oauth_token=tasks_v2.OAuthToken(service_account_email="a"))),
+    ],
+)
+def test_what_is_not_emulated_is_refused_not_ignored(task: tasks_v2.Task) -> None:
+    async def scenario() -> None:
+        async with with_queue() as (_, client):
+            code, _ = await said_by(client.create_task(parent=QUEUE, task=task))
+            assert code == "UNIMPLEMENTED"
+            code, _ = await said_by(client.pause_queue(name=QUEUE))
+            assert code == "UNIMPLEMENTED"
+
+    asyncio.run(scenario())
+
+
+def test_a_missing_queue_is_not_found() -> None:
+    async def scenario() -> None:
+        missing = (
+            "NOT_FOUND",
+            "Queue does not exist. If you just created the queue, wait at least a minute for the "
+            "queue to initialize.",
+        )
+        async with running() as (_, client):
+            assert await said_by(client.create_task(parent=QUEUE, task=a_task(TASK))) == missing
+            assert await said_by(client.get_queue(name=QUEUE)) == missing
+            assert await said_by(client.list_tasks(parent=QUEUE)) == missing
+            code, _ = await said_by(client.delete_queue(name=QUEUE))
+            assert code == "NOT_FOUND"
+        async with running(auto_create_queues=True) as (_, client):
+            await client.create_task(parent=QUEUE, task=a_task(TASK))
+
+    asyncio.run(scenario())
+
+
+def test_a_new_queue_has_the_services_defaults() -> None:
+    async def scenario() -> None:
+        async with with_queue() as (_, client):
+            queue = await client.get_queue(name=QUEUE)
+            assert queue.state == tasks_v2.Queue.State.RUNNING
+            assert queue.rate_limits.max_dispatches_per_second == 500
+            assert queue.rate_limits.max_concurrent_dispatches == 1_000
+            assert queue.retry_config.max_attempts == 100
+            assert queue.retry_config.min_backoff == datetime.timedelta(seconds=0.1)
+            assert queue.retry_config.max_backoff == datetime.timedelta(hours=1)
+            assert queue.retry_config.max_doublings == 16
+
+    asyncio.run(scenario())
+
+
+def test_a_queue_is_updated_field_by_field() -> None:
+    async def scenario() -> None:
+        async with with_queue() as (_, client):
+            change = tasks_v2.Queue(
+                name=QUEUE,
+                rate_limits=tasks_v2.RateLimits(max_dispatches_per_second=7),
+                retry_config=tasks_v2.RetryConfig(
+                    max_attempts=3, min_backoff=duration_pb2.Duration(seconds=2)
+                ),
+            )
+            mask = field_mask_pb2.FieldMask(paths=["rate_limits.max_dispatches_per_second"])
+            queue = await client.update_queue(queue=change, update_mask=mask)
+            assert queue.rate_limits.max_dispatches_per_second == 7
+            assert queue.rate_limits.max_burst_size == 7
+            assert queue.retry_config.max_attempts == 100
+            mask = field_mask_pb2.FieldMask(paths=["retry_config"])
+            queue = await client.update_queue(queue=change, update_mask=mask)
+            assert queue.retry_config.max_attempts == 3
+            assert queue.retry_config.min_backoff == datetime.timedelta(seconds=2)
+            assert queue.retry_config.max_doublings == 16
+            assert queue.rate_limits.max_dispatches_per_second == 7
+            queue = await client.update_queue(queue=tasks_v2.Queue(name=QUEUE))
+            assert queue.rate_limits.max_dispatches_per_second == 500
+            other = f"{PARENT}/queues/made-by-update"
+            assert (await client.update_queue(queue=tasks_v2.Queue(name=other))).name == other
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        (
+            {"rate_limits": {"max_dispatches_per_second": 501}},
+            "RateLimits.maxDispatchesPerSecond must be less than or equal to 500.",
+        ),
+        (
+            {"rate_limits": {"max_concurrent_dispatches": 5_001}},
+            "RateLimits.maxConcurrentDispatches must be less than or equal to 5000.",
+        ),
+        (
+            {"rate_limits": {"max_dispatches_per_second": -1}},
+            "RateLimits.maxDispatchesPerSecond cannot be negative.",
+        ),
+        (
+            {"retry_config": {"max_attempts": -2}},
+            "RetryConfig.maxAttempts must be greater or equal to -1.",
+        ),
+        (
+            {"retry_config": {"min_backoff": {"seconds": 3_601}}},
+            "RetryConfig.minBackoff must be less than or equal to RetryConfig.maxBackoff.",
+        ),
+        (
+            {"retry_config": {"max_retry_duration": {"seconds": -1}}},
+            "RetryConfig.maxRetryDuration cannot be negative.",
+        ),
+    ],
+)
+def test_what_is_wrong_with_a_queue_is_said(settings: dict[str, Any], message: str) -> None:
+    async def scenario() -> None:
+        async with running() as (_, client):
+            queue = tasks_v2.Queue(name=QUEUE, **settings)
+            said = await said_by(client.create_queue(parent=PARENT, queue=queue))
+            assert said == ("INVALID_ARGUMENT", message)
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        f"{PARENT}/queues/a_b",
+        f"{PARENT}/queues/{'q' * 101}",
+        "q",
+        "projects/o/locations/l/queues/q",
+    ],
+)
+def test_a_queue_name_must_be_well_formed_and_of_its_parent(name: str) -> None:
+    async def scenario() -> tuple[str, str]:
+        async with running() as (_, client):
+            return await said_by(
+                client.create_queue(parent=PARENT, queue=tasks_v2.Queue(name=name))
+            )
+
+    assert asyncio.run(scenario())[0] == "INVALID_ARGUMENT"
+
+
+def test_queues_cannot_be_made_twice_nor_soon_after_their_end() -> None:
+    async def scenario() -> None:
+        clock = SettableClock()
+        async with with_queue(clock=clock) as (_, client):
+            queue = tasks_v2.Queue(name=QUEUE)
+            again = await said_by(client.create_queue(parent=PARENT, queue=queue))
+            assert again == ("ALREADY_EXISTS", "Queue already exists")
+            await client.delete_queue(name=QUEUE)
+            assert await said_by(client.create_queue(parent=PARENT, queue=queue)) == (
+                "FAILED_PRECONDITION",
+                "The queue cannot be created because a queue with this name existed too recently.",
+            )
+            clock.ahead = 3.0 * DAY + 1
+            await client.create_queue(parent=PARENT, queue=queue)
+
+    asyncio.run(scenario())
+
+
+def test_lists_are_paged() -> None:
+    async def scenario() -> None:
+        async with with_queue() as (_, client):
+            names = [f"{QUEUE}/tasks/t{number:02}" for number in range(25)]
+            for name in names:
+                await client.create_task(parent=QUEUE, task=a_task(name))
+            pager = await client.list_tasks(request={"parent": QUEUE, "page_size": 10})
+            assert [task.name async for task in pager] == names
+            for letter in "abc":
+                queue = tasks_v2.Queue(name=f"{PARENT}/queues/{letter}")
+                await client.create_queue(parent=PARENT, queue=queue)
+            other = tasks_v2.Queue(name="projects/p/locations/m/queues/z")
+            await client.create_queue(parent="projects/p/locations/m", queue=other)
+            pages = await client.list_queues(request={"parent": PARENT, "page_size": 3})
+            assert [queue.name.rpartition("/")[2] async for queue in pages] == list("abcq")
+
+    asyncio.run(scenario())
+
+
+def test_two_emulators_cannot_share_a_port() -> None:
+    async def scenario() -> None:
+        async with CloudTasksEmulator() as first:
+            port = int(first.grpc_address.rpartition(":")[2])
+            with pytest.raises(OSError, match=str(port)):
+                await CloudTasksEmulator(grpc_port=port).__aenter__()
+            http_port = int(first.http_address.rpartition(":")[2])
+            with pytest.raises(OSError, match=str(http_port)):
+                await CloudTasksEmulator(http_port=http_port).__aenter__()
+
+    asyncio.run(scenario())
