@@ -6,7 +6,7 @@ import difflib
 import logging
 import os
 from collections.abc import Mapping
-from typing import Any, Literal, Self, TypedDict
+from typing import Any, Literal, Self, TypedDict, get_args, get_origin
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 from pydantic.fields import FieldInfo
@@ -254,14 +254,14 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
 
 
 def _allowed(field: FieldInfo) -> str:
-    limits = {type(m).__name__: m for m in field.metadata}
-    if "Ge" in limits and "Le" in limits:
-        unit = (field.json_schema_extra or {})["unit"]  # type: ignore[index]
-        kind = "seconds" if unit == "s" else f"a whole number ({unit})"
-        return f"must be {kind}, from {limits['Ge'].ge:,} to {limits['Le'].le:,}"  # type: ignore[attr-defined]
-    if getattr(field.annotation, "__args__", None) and "Literal" in str(field.annotation):
-        return "must be " + " or ".join(map(repr, field.annotation.__args__))
-    return f"must be {field.description}"
+    limits = {type(limit).__name__: limit for limit in field.metadata}
+    extra = field.json_schema_extra
+    if isinstance(extra, dict):
+        low, high = getattr(limits["Ge"], "ge", 0), getattr(limits["Le"], "le", 0)
+        kind = "seconds" if extra["unit"] == "s" else f"a whole number ({extra['unit']})"
+        return f"must be {kind}, from {low:,} to {high:,}"
+    choices = get_args(field.annotation) if get_origin(field.annotation) is Literal else ()
+    return "must be " + (" or ".join(map(repr, choices)) or str(field.description))
 
 
 def _nearest(name: str, known: Any) -> str:

@@ -24,7 +24,7 @@ ITEM_OVERHEAD_BYTES = 40
 """Counted for each stored item beside its payload."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Item(Generic[P]):
     """One payload, as a handler gets it.
 

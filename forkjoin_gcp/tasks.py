@@ -11,8 +11,10 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
+from forkjoin_gcp.config import QueueConfig
 from forkjoin_gcp.errors import ConfigurationError
 from forkjoin_gcp.names import MAX_POSITIONS, Batch, knuth_hash
+from forkjoin_gcp.ports import TaskRequest
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,6 +74,17 @@ class ChunkTask:
 
 
 Task = RootTask | ChunkTask
+
+
+def request_for(task: Task, config: QueueConfig, at: float | None = None) -> TaskRequest:
+    """What to ask of Cloud Tasks so that ``task`` runs at ``at`` (Unix time, s), or at once."""
+    return TaskRequest(
+        queue=config.task_queue(task.shard(config.shards)),
+        task_id=task.task_id,
+        body=task.body(),
+        at=at,
+        dispatch_deadline=config.dispatch_deadline,
+    )
 
 
 class _Body(BaseModel):

@@ -1,0 +1,36 @@
+# Every target does its own set-up; `make` alone says what there is.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help demo test lint types bench clean
+help:
+	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 8
+
+$(INSTALLED): setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
+	  || { echo "Python 3.11 or newer is needed: make PYTHON=python3.12 ..."; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable '.[local,dev]'
+	@touch $@
+
+demo: $(INSTALLED) ## thousands of URLs through the whole thing, on this machine (INPUT=urls.txt)
+	@exec $(BIN)/python -m examples.demo $(if $(INPUT),--input '$(INPUT)')
+
+test: $(INSTALLED) ## all tests
+	$(BIN)/python -m pytest
+
+lint: $(INSTALLED) ## ruff: rules and format
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(INSTALLED) ## mypy, strict
+	$(BIN)/mypy
+
+bench: $(INSTALLED) ## the measurements of docs/performance.md
+	@exec $(BIN)/python -m benchmarks
+
+clean: ## what the other targets made
+	rm -rf $(VENV) build dist *.egg-info demo-output .mypy_cache .ruff_cache .pytest_cache

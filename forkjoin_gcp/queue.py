@@ -1,0 +1,337 @@
+"""ForkJoinQueue: declare a queue, enqueue to it, say what handles its items."""
+
+from __future__ import annotations
+
+import asyncio
+import atexit
+import logging
+import os
+import random
+import threading
+import weakref
+from collections.abc import Awaitable, Callable, Iterable
+from typing import Any, Generic, TypeVar, Unpack, overload
+
+from forkjoin_gcp.config import QueueConfig, Services, Settings
+from forkjoin_gcp.errors import ConfigurationError, HandlerError, PayloadError, QueueClosed
+from forkjoin_gcp.handlers import BatchHandler, BatchItem, Handler, ItemHandler
+from forkjoin_gcp.items import DeadLetter, Item, PayloadCodec
+from forkjoin_gcp.names import Lane
+from forkjoin_gcp.ports import Clock, Counters, Ports
+from forkjoin_gcp.reader import Reader
+from forkjoin_gcp.runtime import Inbox, LoopThread, SystemClock, ThreadedRunner
+from forkjoin_gcp.tasks import RootTask, Task
+from forkjoin_gcp.worker import Worker
+from forkjoin_gcp.writer import Writer
+
+logger = logging.getLogger(__name__)
+P = TypeVar("P")
+F = TypeVar("F", bound=Callable[..., Any])
+
+Connect = Callable[[QueueConfig, Services, Counters, Clock], Awaitable[Ports]]
+
+CLOSE_SECONDS = 10.0
+"""How long closing waits for what is in flight: what Cloud Run gives a process to end."""
+
+
+class ForkJoinQueue(Generic[P]):
+    """Small pieces of work, handed in one at a time, handled a hundred at once.
+
+    ``payload`` is the type of an item's payload: anything pydantic's TypeAdapter takes. Settings
+    are those of QueueConfig. ``services`` says where everything is; without it the environment
+    does, when it is first needed, so declaring a queue does no I/O and needs no environment.
+    ``connect`` is for tests that bring ports of their own.
+
+    One object serves any number of threads and event loops. It survives a fork: the child makes
+    its own threads and connections at first use. Raises ConfigurationError for a wrong name,
+    setting or payload type.
+    """
+
+    @overload
+    def __init__(
+        self: ForkJoinQueue[dict[str, Any]],
+        name: str,
+        *,
+        services: Services | None = None,
+        connect: Connect | None = None,
+        **settings: Unpack[Settings],
+    ) -> None: ...
+    @overload
+    def __init__(
+        self,
+        name: str,
+        *,
+        payload: type[P],
+        services: Services | None = None,
+        connect: Connect | None = None,
+        **settings: Unpack[Settings],
+    ) -> None: ...
+    def __init__(
+        self,
+        name: str,
+        *,
+        payload: type[Any] = dict[str, Any],
+        services: Services | None = None,
+        connect: Connect | None = None,
+        **settings: Unpack[Settings],
+    ) -> None:
+        self.config = QueueConfig(name, **settings)
+        self.counters = Counters()
+        self._codec: PayloadCodec[P] = PayloadCodec(payload)
+        self._services = services
+        self._connect = connect
+        self._handler: Handler | None = None
+        self._engine: _Engine | None = None
+        self._closed = False
+        self._lock = threading.Lock()
+        _open_queues.add(self)
+
+    def __repr__(self) -> str:
+        return f"ForkJoinQueue({self.name!r}, payload={self._codec.name})"
+
+    @property
+    def name(self) -> str:
+        """The queue's name."""
+        return self.config.name
+
+    @property
+    def services(self) -> Services:
+        """Where the services are. Raises ConfigurationError where the environment is wrong."""
+        if self._services is None:
+            self._services = Services.from_env()
+        return self._services
+
+    def enqueue(self, payload: P) -> str:
+        """Hand in one item from any thread; return its id when it is durable.
+
+        Raises PayloadError (nothing was reserved), QueueClosed, ConfigurationError, or a
+        ServiceError: then the item was not accepted, or nobody can tell. Must not be called on an
+        event loop's thread, which it would block: use ``aenqueue`` there.
+        """
+        encoded = [self._codec.encode(payload)]
+        return self._started().inbox.hand_in(encoded).result()[0]
+
+    async def aenqueue(self, payload: P) -> str:
+        """Hand in one item from any event loop. As ``enqueue``.
+
+        Cancelling it takes nothing back: the item may have been accepted.
+        """
+        encoded = [self._codec.encode(payload)]
+        return (await self._started().inbox.hand_in_from_loop(encoded))[0]
+
+    def enqueue_many(self, payloads: Iterable[P]) -> list[str]:
+        """Hand in many items with few calls; return their ids, in order, when all are durable.
+
+        Raises PayloadError, naming the first bad one, before any is reserved, and for an empty
+        list. After a ServiceError some of the items may have been accepted.
+        """
+        return self._started().inbox.hand_in(self._encode_all(payloads)).result()
+
+    async def aenqueue_many(self, payloads: Iterable[P]) -> list[str]:
+        """As ``enqueue_many``, from any event loop."""
+        encoded = self._encode_all(payloads)
+        return await self._started().inbox.hand_in_from_loop(encoded)
+
+    @overload
+    def handler(self, function: F, /) -> F: ...
+    @overload
+    def handler(
+        self, /, *, concurrency: int | None = None
+    ) -> Callable[[Callable[[Item[P]], Any]], Callable[[Item[P]], Any]]: ...
+    def handler(
+        self, function: Callable[[Item[P]], Any] | None = None, /, *, concurrency: int | None = None
+    ) -> Any:
+        """Declare what handles one item: ``@queue.handler`` or ``@queue.handler(concurrency=N)``.
+
+        An ``async def`` runs on an event loop of the handlers' own, anything else in threads;
+        ``concurrency`` of a request's items are in progress at once. An exception means another
+        try, up to ``max_attempts``; Reject means none. Raises HandlerError for a second handler.
+        """
+        width = self.config.concurrency if concurrency is None else concurrency
+        if isinstance(width, bool) or not isinstance(width, int) or not 1 <= width <= 10_000:
+            raise ConfigurationError(
+                f"concurrency={width!r}: must be a whole number (items), from 1 to 10,000"
+            )
+
+        def declare(declared: Callable[[Item[P]], Any]) -> Callable[[Item[P]], Any]:
+            self._set_handler(ItemHandler(declared, width))
+            return declared
+
+        return declare if function is None else declare(function)
+
+    def batch_handler(self, function: F, /) -> F:
+        """Declare what handles all items of a request in one call, as a list of BatchItem.
+
+        It may ``fail`` or ``reject`` single items; an exception fails all it has not decided on.
+        Raises HandlerError for a second handler.
+        """
+        typed: Callable[[list[BatchItem[P]]], Any] = function
+        self._set_handler(BatchHandler(typed))
+        return function
+
+    def join(self, task: Task, *, retry_count: int = 0) -> None:
+        """Do a task that Cloud Tasks delivered; return when it is done. Blocks.
+
+        Called by the join endpoint, which has seen to it that the task is genuine. ``retry_count``
+        is how often Cloud Tasks tried before. Raises ServiceError where the machinery failed,
+        HandlerError where no handler is declared, and QueueClosed.
+        """
+        handler = self._handler
+        if handler is None:
+            raise HandlerError(f"queue {self.name!r} has no handler: declare one with @handler")
+        if retry_count:
+            logger.info("%s: try %d of %s", self.name, retry_count + 1, task.task_id)
+        engine = self._started()
+        engine.io.submit(engine.join(task, handler)).result()
+
+    def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
+        """Up to ``limit`` dead letters of the queue, in id order. Raises ServiceError."""
+        engine = self._started()
+        lanes = [Lane(self.name, self.config.version, n) for n in range(self.config.lanes)]
+        return engine.io.submit(engine.dead_letters(lanes, limit)).result()
+
+    def close(self) -> None:
+        """Refuse new items, wait up to CLOSE_SECONDS for those in flight, and end all threads.
+
+        May be called again. Also done when the process ends.
+        """
+        with self._lock:
+            self._closed = True
+            engine, self._engine = self._engine, None
+        if engine is not None:
+            engine.stop()
+
+    def __enter__(self) -> ForkJoinQueue[P]:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def _encode_all(self, payloads: Iterable[P]) -> list[str]:
+        encoded = []
+        for number, payload in enumerate(payloads):
+            try:
+                encoded.append(self._codec.encode(payload))
+            except PayloadError as error:
+                raise type(error)(f"item {number}: {error}") from None
+        if not encoded:
+            raise PayloadError("enqueue_many was given no items")
+        return encoded
+
+    def _set_handler(self, handler: Handler) -> None:
+        if self._handler is not None:
+            raise HandlerError(f"queue {self.name!r} has a handler already; it can have one")
+        self._handler = handler
+
+    def _started(self) -> _Engine:
+        engine = self._engine
+        if engine is not None:
+            return engine
+        with self._lock:
+            if self._closed:
+                raise QueueClosed(f"queue {self.name!r} was closed")
+            if self._engine is None:
+                self._engine = _Engine(
+                    self.config,
+                    self.services,
+                    self.counters,
+                    self._codec,
+                    self._connect,
+                )
+            return self._engine
+
+    def _forget_parent(self) -> None:
+        """In a forked child: the parent's threads are not here, and its sockets not ours."""
+        self._lock = threading.Lock()
+        self._engine = None
+        self.counters.clear()
+
+
+class _Engine:
+    """A started queue: its I/O loop, its connections, and the protocol's parts on it."""
+
+    def __init__(
+        self,
+        config: QueueConfig,
+        services: Services,
+        counters: Counters,
+        codec: PayloadCodec[Any],
+        connect: Connect | None,
+    ) -> None:
+        if connect is None:
+            # Only here: importing a module that declares a queue loads no client library.
+            from forkjoin_gcp.gcp.connect import connect as connect_to_google
+
+            connect = connect_to_google
+        self._config = config
+        self._counters = counters
+        self._codec = codec
+        self._runner: ThreadedRunner | None = None
+        self.io = LoopThread(f"forkjoin-{config.name}")
+        try:
+            made = connect(config, services, counters, SystemClock())
+            self._ports = self.io.submit(_awaited(made)).result()
+        except BaseException:
+            self.io.stop()
+            raise
+        self._writer = Writer(
+            config, self._ports, counters, first_lane=random.randrange(config.lanes)
+        )
+        self.inbox = Inbox(self.io.loop, self._writer.submit)
+
+    async def join(self, task: Task, handler: Handler) -> None:
+        if self._runner is None:
+            self._runner = ThreadedRunner(handler, self._config.dispatch_deadline)
+            self._worker = Worker(
+                self._config, self._ports, self._counters, self._codec, self._runner
+            )
+            self._reader = Reader(self._config, self._ports, self._counters, self._worker)
+        if isinstance(task, RootTask):
+            await self._reader.run(task)
+        else:
+            await self._worker.run(task, asyncio.get_running_loop().time())
+
+    async def dead_letters(self, lanes: list[Lane], limit: int) -> list[DeadLetter]:
+        """Of all lanes: a store may keep them by lane or together."""
+        found = [await self._ports.store.dead_letters(lane, limit) for lane in lanes]
+        unique = {letter.id: letter for letters in found for letter in letters}
+        return [unique[key] for key in sorted(unique)][:limit]
+
+    def stop(self) -> None:
+        try:
+            self.io.submit(self._drain()).result(CLOSE_SECONDS + 1)
+        except TimeoutError:
+            logger.warning("closed with items still in flight; their callers get no answer")
+        self.io.stop()
+        if self._runner:
+            self._runner.stop()
+
+    async def _drain(self) -> None:
+        try:
+            self.inbox.close()
+            async with asyncio.timeout(CLOSE_SECONDS):
+                await self._writer.close()
+        finally:
+            await self._ports.close()
+
+
+async def _awaited(made: Awaitable[Ports]) -> Ports:
+    return await made
+
+
+_open_queues: weakref.WeakSet[ForkJoinQueue[Any]] = weakref.WeakSet()
+
+
+def _close_all() -> None:
+    for queue in list(_open_queues):
+        queue.close()
+
+
+def _forget_parents() -> None:
+    for queue in list(_open_queues):
+        queue._forget_parent()
+
+
+atexit.register(_close_all)
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_parents)

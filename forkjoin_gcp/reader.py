@@ -1,0 +1,74 @@
+"""The reader, a batch's root task: seal → drain → fence → plan → schedule chunks, handle the first.
+
+A writer that releases after the fence is told that it is late, so what the reader finds after its
+fence is all that will ever be there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from forkjoin_gcp.config import QueueConfig
+from forkjoin_gcp.names import Batch, plan_by_length, plan_by_listing
+from forkjoin_gcp.ports import Counters, Extent, Ports
+from forkjoin_gcp.tasks import ChunkTask, RootTask, request_for
+from forkjoin_gcp.worker import Worker
+
+CREATES_AT_ONCE = 100
+"""Chunk tasks being created at the same time: all of a default batch of 10,000 items."""
+
+
+class Reader:
+    """Runs root tasks of one queue. Belongs to one event loop."""
+
+    def __init__(
+        self, config: QueueConfig, ports: Ports, counters: Counters, worker: Worker
+    ) -> None:
+        self._config = config
+        self._ports = ports
+        self._counters = counters
+        self._worker = worker
+        self._creates = asyncio.Semaphore(CREATES_AT_ONCE)
+
+    async def run(self, task: RootTask) -> None:
+        """Close the batch, see that all its chunks are scheduled, and handle the first.
+
+        May be repeated at any time: chunks' names are the same, and what was handled is gone.
+        Raises ServiceError where the machinery failed: the request is then to be made again.
+        """
+        self._counters["roots"] += 1
+        began = asyncio.get_running_loop().time()
+        extent = await self._close(task.batch)
+        if extent is None:
+            self._counters["plans_by_listing"] += 1
+            listed = await self._ports.store.listing(task.batch)
+            firsts = [one.first for one in listed if one.count]
+            spans = plan_by_listing(firsts, self._config.batch_size)
+        else:
+            spans = plan_by_length(extent.length, extent.batch_size)
+        chunks = [ChunkTask(task.batch, *span) for span in spans]
+        results = await asyncio.gather(
+            *(self._schedule(chunk) for chunk in chunks[1:]),
+            *(self._worker.run(chunk, began) for chunk in chunks[:1]),
+            return_exceptions=True,
+        )
+        for result in results:
+            if isinstance(result, BaseException):
+                raise result
+
+    async def _close(self, batch: Batch) -> Extent | None:
+        """Let no more writers in, wait for those who are in, and end the wait."""
+        index = self._ports.index
+        loop = asyncio.get_running_loop()
+        give_up_at = loop.time() + self._config.writer_timeout
+        writers = await index.seal(batch.lane, batch.index)
+        while writers and loop.time() < give_up_at:
+            await index.wait_drained(batch.lane, batch.index, give_up_at - loop.time())
+            writers = await index.seal(batch.lane, batch.index)
+        if writers:
+            self._counters["writers_given_up"] += writers
+        return await index.fence(batch.lane, batch.index)
+
+    async def _schedule(self, chunk: ChunkTask) -> None:
+        async with self._creates:
+            await self._ports.scheduler.create(request_for(chunk, self._config))

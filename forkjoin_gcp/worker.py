@@ -1,0 +1,203 @@
+"""A chunk: read → decode → handle in parallel → settle → next generation.
+
+What failed and may be tried again goes into a new generation of the same chunk, scheduled after a
+backoff; what did not fit into the deadline goes into one at once. Only a failure of the machinery
+is raised, so a handler's failures never slow a Cloud Tasks queue down.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime
+from typing import Any, Protocol
+
+from forkjoin_gcp.config import QueueConfig
+from forkjoin_gcp.errors import InvalidPayload
+from forkjoin_gcp.handlers import End, Outcome
+from forkjoin_gcp.items import DeadLetter, Item, PayloadCodec, Segment, StoredItem
+from forkjoin_gcp.names import Batch
+from forkjoin_gcp.ports import Change, Counters, Found, Ports
+from forkjoin_gcp.tasks import ChunkTask, request_for
+
+logger = logging.getLogger(__name__)
+
+
+class HandlerRunner(Protocol):
+    """Runs a queue's handler somewhere else than on the I/O loop."""
+
+    async def run(self, items: Sequence[Item[Any]], elapsed: float) -> list[Outcome]:
+        """An outcome for each item, well before the dispatch deadline of a request that has taken
+        ``elapsed`` seconds so far. Raises HandlerError."""
+
+
+@dataclass
+class _Opened:
+    """One segment as found, and what its items came to."""
+
+    found: Found
+    batch: Batch
+    left: list[StoredItem] = field(default_factory=list)
+    handled: list[StoredItem] = field(default_factory=list)
+    dead: list[DeadLetter] = field(default_factory=list)
+    changed: bool = False
+
+
+class Worker:
+    """Handles chunks of one queue. Belongs to one event loop."""
+
+    def __init__(
+        self,
+        config: QueueConfig,
+        ports: Ports,
+        counters: Counters,
+        codec: PayloadCodec[Any],
+        runner: HandlerRunner,
+    ) -> None:
+        self._config = config
+        self._ports = ports
+        self._counters = counters
+        self._codec = codec
+        self._runner = runner
+
+    async def run(self, task: ChunkTask, began: float) -> None:
+        """Handle what is due of a chunk and see to what is left.
+
+        ``began`` is the event loop's time at which the request came. Raises ServiceError where
+        the machinery failed: the request is then to be made again.
+        """
+        self._counters["chunks"] += 1
+        now = self._ports.clock.now()
+        opened: list[_Opened] = []
+        tries: list[tuple[_Opened, StoredItem, Item[Any]]] = []
+        for found in await self._ports.store.read(task.batch, task.first, task.stop):
+            one = _Opened(found, task.batch)
+            opened.append(one)
+            tries += self._open(one, now)
+        if tries:
+            elapsed = asyncio.get_running_loop().time() - began
+            outcomes = await self._runner.run([item for _, _, item in tries], elapsed)
+            ended = self._ports.clock.now()
+            for (one, stored, _), outcome in zip(tries, outcomes, strict=True):
+                self._decide(one, stored, outcome, ended)
+        await self._settle(task, opened)
+        left = [item for one in opened for item in one.left]
+        self._report(task, opened, len(tries))
+        if left:
+            await self._schedule_next(task, left)
+
+    def _open(self, one: _Opened, now: float) -> list[tuple[_Opened, StoredItem, Item[Any]]]:
+        """Decode a segment's due items; set aside what is not due and what does not decode."""
+        segment = one.found.segment
+        if segment is None:
+            self._bury(one, None, "undecodable", one.found.defect, now)
+            return []
+        tries = []
+        for stored in segment.items:
+            if stored.due > now:
+                one.left.append(stored)
+                continue
+            try:
+                payload = self._codec.decode(stored.payload)
+            except InvalidPayload as error:
+                self._bury(one, stored, "undecodable", str(error), now)
+                continue
+            enqueued_at = datetime.fromtimestamp(segment.enqueued_at, UTC)
+            item = Item(segment.item_id(stored), payload, stored.attempts + 1, enqueued_at)
+            tries.append((one, stored, item))
+        return tries
+
+    def _decide(self, one: _Opened, stored: StoredItem, outcome: Outcome, now: float) -> None:
+        if outcome.end is End.UNSTARTED:
+            one.left.append(stored)
+            return
+        one.changed = True
+        tried = replace(stored, attempts=stored.attempts + 1)
+        if outcome.end is End.SUCCEEDED:
+            one.handled.append(tried)
+        elif outcome.end is End.REJECTED:
+            self._bury(one, tried, "rejected", outcome.error, now)
+        elif tried.attempts >= self._config.max_attempts:
+            self._bury(one, tried, "attempts", outcome.error, now)
+        else:
+            wait = max(self.backoff(tried.attempts), outcome.after)
+            one.left.append(replace(tried, due=now + wait))
+
+    def backoff(self, attempts: int) -> float:
+        """Seconds before the try after the ``attempts``-th: doubling between the two limits."""
+        doubled = self._config.retry_min_backoff * 2.0 ** min(attempts - 1, 60)
+        return min(doubled, self._config.retry_max_backoff)
+
+    def _bury(
+        self, one: _Opened, stored: StoredItem | None, reason: str, error: str, now: float
+    ) -> None:
+        """Turn an item, or a document that is no segment, into a dead letter."""
+        one.changed = True
+        segment = one.found.segment
+        if segment is None or stored is None:
+            letter = DeadLetter(
+                one.batch.item_id(one.found.first), one.found.raw, reason, error, 0, now, now
+            )
+        else:
+            letter = DeadLetter(
+                id=segment.item_id(stored),
+                payload=stored.payload,
+                reason=reason,
+                error=error,
+                attempts=stored.attempts,
+                enqueued_at=segment.enqueued_at,
+                dead_at=now,
+            )
+        one.dead.append(letter)
+
+    async def _settle(self, task: ChunkTask, opened: Sequence[_Opened]) -> None:
+        changed = [one for one in opened if one.changed]
+        if not changed:
+            return
+        changes = [Change(one.found, self._remains(one), tuple(one.dead)) for one in changed]
+        applied = await self._ports.store.settle(task.batch, changes)
+        for one, was_applied in zip(changed, applied, strict=True):
+            if not was_applied:
+                # A late writer moved the segment, or a second delivery was first: what is left of
+                # it is now theirs to see to.
+                self._counters["settle_lost"] += 1
+                one.left.clear()
+
+    def _remains(self, one: _Opened) -> Segment | None:
+        segment = one.found.segment
+        if segment is None:
+            return None
+        keeps = self._config.on_success == "keep"
+        handled = (*segment.handled, *one.handled) if keeps else ()
+        left = tuple(sorted(one.left, key=lambda item: item.position))
+        if not left and not handled:
+            return None
+        # What is to be tried later must not expire before.
+        latest = max((item.due for item in left), default=0.0)
+        expire_at = max(segment.expire_at, latest + self._config.expire_after)
+        return replace(segment, items=left, handled=handled, expire_at=expire_at)
+
+    async def _schedule_next(self, task: ChunkTask, left: Sequence[StoredItem]) -> None:
+        following = task.next()
+        due = min(item.due for item in left)
+        await self._ports.scheduler.create(request_for(following, self._config, due or None))
+
+    def _report(self, task: ChunkTask, opened: Sequence[_Opened], tried: int) -> None:
+        counts = {
+            "handled": sum(len(one.handled) for one in opened),
+            "dead": sum(len(one.dead) for one in opened),
+            "left": sum(len(one.left) for one in opened),
+        }
+        facts = {
+            "queue": task.batch.lane.queue,
+            "batch": task.batch.key,
+            "first": task.first,
+            "generation": task.generation,
+            "tried": tried,
+            **counts,
+        }
+        for name, count in counts.items():
+            self._counters[f"items_{name}"] += count
+        logger.info("chunk %s", facts, extra={"forkjoin": facts})
