@@ -22,6 +22,7 @@ from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from jwt.algorithms import RSAAlgorithm
 
+from forkjoin_gcp.emulators.cloud_tasks.tokens import TokenSigner
 from forkjoin_gcp.errors import ServiceError
 from forkjoin_gcp.gcp import identity
 from forkjoin_gcp.gcp.identity import TokenVerifier, WrongCaller, WrongToken
@@ -159,6 +160,15 @@ def test_a_good_token_passes(verifier: TokenVerifier, key: str, issuer: str) -> 
 def test_a_token_of_pyjwt_passes(verifier: TokenVerifier) -> None:
     """The forgeries here are made by hand: that the hand can do it right is shown by another's."""
     verifier.verify(jwt.encode(claims(), KEYS["one"], "RS256", headers={"kid": "one"}))
+
+
+def test_a_token_of_the_local_service_passes(publisher: Publisher) -> None:
+    signer = TokenSigner(time.time)
+    publisher.body = json.dumps(signer.jwks()).encode()
+    verifier = TokenVerifier(AUDIENCE, INVOKER, publisher.url)
+    verifier.verify(signer.token(INVOKER, AUDIENCE))
+    with pytest.raises(WrongCaller):
+        verifier.verify(signer.token("another@p.iam.gserviceaccount.com", AUDIENCE))
 
 
 NOW = int(time.time())
