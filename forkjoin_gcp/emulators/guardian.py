@@ -1,10 +1,10 @@
 """Runs one command and ends it when whoever started this ends.
 
-Run as `python -I -S guardian.py COMMAND...` with a pipe as standard input, whose other end its
-parent holds open and never writes to. The kernel closes that end whatever way the parent goes,
-SIGKILL included, on Linux and macOS alike; then, or on SIGTERM or SIGINT, the command gets
-SIGTERM and, GRACE seconds later, its whole process group SIGKILL. If the command ends by itself
-the guardian ends with its exit status.
+Run as `python -I -S guardian.py GRACE COMMAND...` with a pipe as standard input, whose other end
+its parent holds open and never writes to. The kernel closes that end whatever way the parent
+goes, SIGKILL included, on Linux and macOS alike; then, or on SIGTERM or SIGINT, the command gets
+SIGTERM and, after at most GRACE seconds, its whole process group SIGKILL. If the command ends by
+itself the guardian ends with its exit status.
 
 Uses nothing but the standard library and imports little, as one is started for every service.
 """
@@ -15,8 +15,6 @@ import signal
 import subprocess
 import sys
 from types import FrameType
-
-GRACE = 5.0
 
 
 def wait_for_end(child: subprocess.Popen[bytes], wakeup: int) -> bool:
@@ -43,14 +41,15 @@ def main() -> int:
 
     for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGCHLD):
         signal.signal(number, note)
-    child = subprocess.Popen(sys.argv[1:], stdin=subprocess.DEVNULL)
+    grace, command = float(sys.argv[1]), sys.argv[2:]
+    child = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     # The pipe of the ready line belongs to the command alone: when it closes, the command is gone.
     os.close(1)
     if not wait_for_end(child, reader):
         return child.returncode if child.returncode >= 0 else 128 - child.returncode
     child.terminate()
     try:
-        child.wait(GRACE)
+        child.wait(grace)
     except subprocess.TimeoutExpired:
         child.kill()
     # This process leads the group: whatever else the command started goes with it, and so does

@@ -30,7 +30,8 @@ class ChildProcess:
     ends by SIGKILL (see `guardian`).
 
     The constructor starts it. Its standard error, and its standard output unless `piped`, go to
-    the file `log`. Raises LocalServiceError when the command cannot be run.
+    the file `log`. Told to end, it has `grace` seconds before it is killed. A command that cannot
+    be run shows as one that ended at once.
     """
 
     def __init__(
@@ -41,16 +42,18 @@ class ChildProcess:
         *,
         env: Mapping[str, str] | None = None,
         piped: bool = False,
+        grace: float = 5.0,
     ) -> None:
         self.name = name
         self.log = log
+        self._grace = grace
         self._owner = os.getpid()
         # An interrupt may come at any instruction from here on. Popen closes the pipe on its way
         # out of a failed start, and the guardian ends with the pipe: there is no moment at which
         # a child runs that nothing would end.
         with log.open("ab") as sink:
             self._guardian: subprocess.Popen[bytes] = subprocess.Popen(
-                [sys.executable, "-I", "-S", guardian.__file__, *command],
+                [sys.executable, "-I", "-S", guardian.__file__, str(grace), *command],
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE if piped else sink,
                 stderr=sink,
@@ -136,7 +139,7 @@ class ChildProcess:
             return
         self.ask_to_stop()
         try:
-            self._guardian.wait(guardian.GRACE + 2.0)
+            self._guardian.wait(self._grace + 2.0)
         except subprocess.TimeoutExpired:
             with contextlib.suppress(ProcessLookupError):
                 os.killpg(self._guardian.pid, signal.SIGKILL)

@@ -10,7 +10,7 @@ import aiohttp
 from multidict import CIMultiDict
 
 from .ledger import Dispatch, Ledger
-from .queues import Attempt, HttpRequest, Outcome, Queue, Task, Verdict
+from .queues import Attempt, HttpRequest, Outcome, Queue, Task, Verdict, microseconds
 from .state import CloudTasksState
 from .tokens import TokenSigner
 
@@ -184,7 +184,8 @@ class Dispatcher:
         headers["X-CloudTasks-TaskName"] = task.task_id
         headers["X-CloudTasks-TaskRetryCount"] = str(task.dispatch_count - 1)
         headers["X-CloudTasks-TaskExecutionCount"] = str(task.execution_count)
-        headers["X-CloudTasks-TaskETA"] = f"{task.schedule_time:.6f}"
+        seconds, micros = divmod(microseconds(task.schedule_time), 1_000_000)
+        headers["X-CloudTasks-TaskETA"] = f"{seconds}.{micros:06}"
         if task.dispatch_count > 1:
             if task.previous_status is not None:
                 headers["X-CloudTasks-TaskPreviousResponse"] = str(task.previous_status)

@@ -16,6 +16,12 @@ from . import refusals
 from .pacing import RateLimits, RetryPolicy, TokenBucket
 
 
+def microseconds(moment: float) -> int:
+    """A time in whole microseconds, the same wherever it is shown. A float of today's seconds
+    since the epoch resolves 0.24 us, so rounding restores the microsecond that was asked for."""
+    return round(moment * 1e6)
+
+
 @dataclass(frozen=True, slots=True)
 class HttpRequest:
     """What a task sends, and to whom. Header names stay as the client wrote them."""

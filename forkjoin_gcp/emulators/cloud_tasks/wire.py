@@ -15,7 +15,7 @@ from google.cloud import tasks_v2
 
 from . import refusals
 from .pacing import MAX_CONCURRENT_DISPATCHES, MAX_DISPATCHES_PER_SECOND, RateLimits, RetryPolicy
-from .queues import Attempt, HttpRequest, Queue, Task
+from .queues import Attempt, HttpRequest, Queue, Task, microseconds
 
 QueueMessage = tasks_v2.Queue.pb()
 TaskMessage = tasks_v2.Task.pb()
@@ -320,8 +320,7 @@ def _set_retry(message: Any, retry: RetryPolicy) -> None:
 
 
 def _set_time(message: Any, moment: float) -> None:
-    # A float of today's epoch seconds resolves 0.24 us, so rounding restores the microsecond.
-    message.seconds, micros = divmod(round(moment * 1e6), 1_000_000)
+    message.seconds, micros = divmod(microseconds(moment), 1_000_000)
     message.nanos = micros * 1_000
 
 

@@ -1,0 +1,562 @@
+"""What the Cloud Tasks emulator sends to targets, when, and what it makes of their answers."""
+
+import asyncio
+import contextlib
+import json
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from typing import Any
+
+import aiohttp
+import grpc
+import jwt
+import pytest
+from aiohttp import web
+from google.api_core import exceptions
+from google.auth.transport.requests import Request
+from google.cloud import tasks_v2
+from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcAsyncIOTransport
+from google.oauth2 import id_token
+from google.protobuf import duration_pb2, timestamp_pb2
+
+from forkjoin_gcp.emulators.cloud_tasks import CloudTasksEmulator
+from forkjoin_gcp.emulators.cloud_tasks.dispatcher import Dispatcher
+from forkjoin_gcp.emulators.cloud_tasks.ledger import Ledger
+from forkjoin_gcp.emulators.cloud_tasks.pacing import RateLimits, RetryPolicy
+from forkjoin_gcp.emulators.cloud_tasks.queues import HttpRequest, Task
+from forkjoin_gcp.emulators.cloud_tasks.state import CloudTasksState
+from forkjoin_gcp.emulators.cloud_tasks.tokens import TokenSigner
+
+PARENT = "projects/p/locations/l"
+QUEUE = f"{PARENT}/queues/q"
+INVOKER = "invoker@p.iam.gserviceaccount.com"
+QUICK = {"min_backoff": duration_pb2.Duration(nanos=10_000_000)}
+PATIENCE = 10.0
+
+Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+
+class Target:
+    """An HTTP server that keeps what it is sent and answers what it is told: the next of
+    `statuses`, then 200."""
+
+    def __init__(self) -> None:
+        self.url = ""
+        self.statuses: list[int] = []
+        self.headers: dict[str, str] = {}
+        self.gate: asyncio.Event | None = None
+        self.present = self.most_present = 0
+        self._received: asyncio.Queue[tuple[web.Request, bytes, float]] = asyncio.Queue()
+
+    async def handle(self, request: web.Request) -> web.Response:
+        self.present += 1
+        self.most_present = max(self.present, self.most_present)
+        try:
+            self._received.put_nowait((request, await request.read(), time.time()))
+            if self.gate is not None:
+                await self.gate.wait()
+        finally:
+            self.present -= 1
+        return web.Response(
+            status=self.statuses.pop(0) if self.statuses else 200, headers=self.headers
+        )
+
+    async def next(self) -> tuple[web.Request, bytes, float]:
+        """The next request, its body and when it came."""
+        async with asyncio.timeout(PATIENCE):
+            return await self._received.get()
+
+    async def count(self, number: int) -> None:
+        """Returns when that many more requests have come."""
+        for _ in range(number):
+            await self.next()
+
+
+@contextlib.asynccontextmanager
+async def serving(handler: Handler, port: int = 0) -> AsyncIterator[str]:
+    """The URL of a server with one handler for everything."""
+    app = web.Application()
+    app.router.add_route("*", "/{path:.*}", handler)
+    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
+    await runner.setup()
+    try:
+        await web.TCPSite(runner, "127.0.0.1", port, backlog=2_048).start()
+        yield f"http://127.0.0.1:{runner.addresses[0][1]}/join"
+    finally:
+        await runner.cleanup()
+
+
+@contextlib.asynccontextmanager
+async def rig(
+    *, retry: dict[str, Any] | None = None, **limits: Any
+) -> AsyncIterator[tuple[CloudTasksEmulator, tasks_v2.CloudTasksAsyncClient, Target]]:
+    """An emulator with one queue, a client of it and a target."""
+    target = Target()
+    async with (
+        serving(target.handle) as target.url,
+        CloudTasksEmulator() as emulator,
+        grpc.aio.insecure_channel(emulator.grpc_address) as channel,
+    ):
+        transport = CloudTasksGrpcAsyncIOTransport(channel=channel)
+        client = tasks_v2.CloudTasksAsyncClient(transport=transport)
+        queue = tasks_v2.Queue(name=QUEUE, rate_limits=limits, retry_config=retry or QUICK)
+        await client.create_queue(parent=PARENT, queue=queue)
+        yield emulator, client, target
+
+
+def task_for(url: str, name: str = "", **fields: Any) -> tasks_v2.Task:
+    request = {"url": url, **fields.pop("request", {})}
+    return tasks_v2.Task(
+        name=f"{QUEUE}/tasks/{name}" if name else "",
+        http_request=tasks_v2.HttpRequest(**request),
+        **fields,
+    )
+
+
+def at(moment: float) -> timestamp_pb2.Timestamp:
+    return timestamp_pb2.Timestamp(seconds=int(moment), nanos=int(moment % 1 * 1e9))
+
+
+def test_the_request_is_the_one_asked_for_with_the_services_headers() -> None:
+    async def scenario() -> None:
+        async with rig() as (_, client, target):
+            given = {
+                "headers": {
+                    "Content-Type": "application/json",
+                    "X-Mine": "kept",
+                    "User-Agent": "replaced",
+                    "Host": "replaced.example",
+                    "x-cloudtasks-taskname": "replaced",
+                    "X-Google-Thing": "dropped",
+                },
+                "body": b'{"a": 1}',
+                "http_method": "PUT",
+            }
+            task = task_for(target.url + "?x=1", "t", request=given)
+            created = await client.create_task(parent=QUEUE, task=task)
+            request, body, _ = await target.next()
+            assert (request.method, request.path_qs, body) == ("PUT", "/join?x=1", b'{"a": 1}')
+            headers = request.headers
+            assert headers["Content-Type"] == "application/json"
+            assert headers["X-Mine"] == "kept"
+            assert headers["User-Agent"] == "Google-Cloud-Tasks"
+            assert headers["Host"] in target.url
+            assert "X-Google-Thing" not in headers
+            assert headers.getall("X-CloudTasks-TaskName") == ["t"]
+            assert headers["X-CloudTasks-QueueName"] == "q"
+            assert headers["X-CloudTasks-TaskRetryCount"] == "0"
+            assert headers["X-CloudTasks-TaskExecutionCount"] == "0"
+            due = created.schedule_time.timestamp_pb()
+            eta = f"{due.seconds}.{due.nanos // 1_000:06}"
+            assert headers["X-CloudTasks-TaskETA"] == eta
+            assert "X-CloudTasks-TaskPreviousResponse" not in headers
+            assert "X-CloudTasks-TaskRetryReason" not in headers
+            assert "Authorization" not in headers
+
+    asyncio.run(scenario())
+
+
+def test_no_content_type_is_made_up() -> None:
+    async def scenario() -> None:
+        async with rig() as (_, client, target):
+            task = task_for(target.url, request={"body": b"x"})
+            await client.create_task(parent=QUEUE, task=task)
+            request, _, _ = await target.next()
+            assert "Content-Type" not in request.headers
+
+    asyncio.run(scenario())
+
+
+def test_retries_carry_counts_and_the_last_answer() -> None:
+    async def scenario() -> None:
+        async with rig() as (emulator, client, target):
+            target.statuses = [404, 503, 302, 204]
+            await client.create_task(parent=QUEUE, task=task_for(target.url, "t"))
+            seen = []
+            for _ in range(4):
+                request, _, _ = await target.next()
+                headers = request.headers
+                seen.append(
+                    [
+                        headers["X-CloudTasks-TaskRetryCount"],
+                        headers["X-CloudTasks-TaskExecutionCount"],
+                        headers.get("X-CloudTasks-TaskPreviousResponse"),
+                        headers.get("X-CloudTasks-TaskRetryReason"),
+                    ]
+                )
+            assert seen == [
+                ["0", "0", None, None],
+                ["1", "1", "404", ""],
+                ["2", "1", "503", ""],  # an answer 5xx is no execution
+                ["3", "2", "302", ""],
+            ]
+            await emulator.quiet()
+            stats = emulator.stats()
+            assert stats["responses"] == {"404": 1, "503": 1, "302": 1, "204": 1}
+            assert (stats["retried"], stats["completed"]) == (3, 1)
+            assert [one["retry_count"] for one in stats["recent"]] == [3, 2, 1, 0]
+            with pytest.raises(exceptions.AlreadyExists):
+                await client.create_task(parent=QUEUE, task=task_for(target.url, "t"))
+
+    asyncio.run(scenario())
+
+
+def test_a_task_goes_when_it_is_due_and_soon_after() -> None:
+    async def scenario() -> None:
+        async with rig() as (_, client, target):
+            due = time.time() + 0.3
+            await client.create_task(
+                parent=QUEUE, task=task_for(target.url, "later", schedule_time=at(due))
+            )
+            await client.create_task(parent=QUEUE, task=task_for(target.url, "now"))
+            request, _, _ = await target.next()
+            assert request.headers["X-CloudTasks-TaskName"] == "now"
+            request, _, came = await target.next()
+            assert request.headers["X-CloudTasks-TaskName"] == "later"
+            assert 0 <= came - due < 0.2  # generous: the machine may be loaded
+
+    asyncio.run(scenario())
+
+
+def test_a_later_task_does_not_delay_an_earlier_one() -> None:
+    async def scenario() -> None:
+        async with rig() as (_, client, target):
+            for name, wait in (("c", 3_600.0), ("b", 0.2), ("a", 0.1)):
+                task = task_for(target.url, name, schedule_time=at(time.time() + wait))
+                await client.create_task(parent=QUEUE, task=task)
+            names = [(await target.next())[0].headers["X-CloudTasks-TaskName"] for _ in range(2)]
+            assert names == ["a", "b"]
+
+    asyncio.run(scenario())
+
+
+def test_attempts_are_given_up_and_shown_while_they_last() -> None:
+    async def scenario() -> None:
+        retry = {"max_attempts": 2, "min_backoff": {"seconds": 0, "nanos": 1_000_000}}
+        async with rig(retry=retry) as (emulator, client, target):
+            target.statuses = [500, 429]
+            target.gate = asyncio.Event()
+            created = await client.create_task(parent=QUEUE, task=task_for(target.url))
+            await target.next()
+            shown = await client.get_task(name=created.name)
+            assert (shown.dispatch_count, shown.response_count) == (1, 0)
+            assert shown.first_attempt.dispatch_time == shown.last_attempt.dispatch_time
+            target.gate.set()
+            await target.next()
+            await emulator.quiet()
+            assert emulator.stats()["exhausted"] == 1
+            with pytest.raises(exceptions.NotFound, match="existed recently"):
+                await client.get_task(name=created.name)
+
+    asyncio.run(scenario())
+
+
+def test_a_failed_attempt_shows_its_status() -> None:
+    async def scenario() -> None:
+        retry = {"min_backoff": {"seconds": 60}, "max_backoff": {"seconds": 60}}
+        async with rig(retry=retry) as (emulator, client, target):
+            target.statuses = [503]
+            created = await client.create_task(parent=QUEUE, task=task_for(target.url))
+            await target.next()
+            await emulator.quiet()
+            shown = await client.get_task(name=created.name)
+            assert shown.response_count == 1
+            assert shown.last_attempt.response_status.code == grpc.StatusCode.UNAVAILABLE.value[0]
+            assert shown.last_attempt.response_status.message == "HTTP status code 503"
+            waits = shown.schedule_time - shown.last_attempt.response_time
+            assert waits.total_seconds() == pytest.approx(60)
+
+    asyncio.run(scenario())
+
+
+def test_run_sends_a_task_at_once_and_deleting_takes_it_out() -> None:
+    async def scenario() -> None:
+        async with rig(max_concurrent_dispatches=1) as (emulator, client, target):
+            target.gate = asyncio.Event()
+            await client.create_task(parent=QUEUE, task=task_for(target.url, "first"))
+            await target.next()
+            later = at(time.time() + 3_600)
+            for name in ("run", "deleted"):
+                task = task_for(target.url, name, schedule_time=later)
+                await client.create_task(parent=QUEUE, task=task)
+            run = await client.run_task(name=f"{QUEUE}/tasks/run")
+            assert run.dispatch_count == 1
+            request, _, _ = await target.next()  # though another is in flight
+            assert request.headers["X-CloudTasks-TaskName"] == "run"
+            await client.delete_task(name=f"{QUEUE}/tasks/deleted")
+            target.gate.set()
+            await emulator.quiet()
+            assert emulator.stats()["queues"][QUEUE]["tasks"] == 0
+            with pytest.raises(exceptions.NotFound, match="existed recently"):
+                await client.run_task(name=f"{QUEUE}/tasks/run")
+
+    asyncio.run(scenario())
+
+
+def test_no_more_are_in_flight_than_allowed() -> None:
+    async def scenario() -> None:
+        async with rig(max_concurrent_dispatches=5) as (emulator, client, target):
+            target.gate = asyncio.Event()
+            for _ in range(20):
+                await client.create_task(parent=QUEUE, task=task_for(target.url))
+            await target.count(5)
+            assert emulator.stats()["queues"][QUEUE]["in_flight"] == 5
+            target.gate.set()
+            await target.count(15)
+            assert target.most_present == 5
+
+    asyncio.run(scenario())
+
+
+def test_dispatches_keep_to_the_rate() -> None:
+    async def scenario() -> None:
+        async with rig(max_dispatches_per_second=50) as (_, client, target):
+            started = time.time()
+            await asyncio.gather(
+                *(client.create_task(parent=QUEUE, task=task_for(target.url)) for _ in range(75))
+            )
+            await target.count(75)
+            # 50 of the bucket, then 25 at 50 a second.
+            assert 0.45 < time.time() - started < 5
+
+    asyncio.run(scenario())
+
+
+def test_a_thousand_are_in_flight_at_once() -> None:
+    async def scenario() -> None:
+        async with rig() as (emulator, client, target):
+            target.gate = asyncio.Event()
+            soon = at(time.time())
+            for _ in range(10):
+                queue = tasks_v2.Queue(name=f"{QUEUE}-{_}")
+                await client.create_queue(parent=PARENT, queue=queue)
+            task = tasks_v2.Task(
+                http_request=tasks_v2.HttpRequest(url=target.url), schedule_time=soon
+            )
+            await asyncio.gather(
+                *(
+                    client.create_task(parent=f"{QUEUE}-{number % 10}", task=task)
+                    for number in range(1_000)
+                )
+            )
+            await target.count(1_000)
+            assert target.most_present == 1_000
+            target.gate.set()
+            await emulator.quiet()
+            assert emulator.stats()["responses"] == {"200": 1_000}
+
+    asyncio.run(scenario())
+
+
+def test_the_token_is_one_that_googles_library_verifies() -> None:
+    async def scenario() -> None:
+        async with rig() as (emulator, client, target):
+            tokens = []
+            for audience in ("https://join.example", "https://join.example", ""):
+                oidc = {"service_account_email": INVOKER, "audience": audience}
+                request = {"oidc_token": oidc, "headers": {"Authorization": "replaced"}}
+                await client.create_task(parent=QUEUE, task=task_for(target.url, request=request))
+                sent, _, _ = await target.next()
+                scheme, _, token = sent.headers["Authorization"].partition(" ")
+                assert scheme == "Bearer"
+                tokens.append(token)
+            assert tokens[0] == tokens[1]  # signed once
+
+            def verify(token: str, audience: str) -> Any:
+                certs_url = emulator.certs_url
+                return id_token.verify_token(token, Request(), audience, certs_url)
+
+            claims = await asyncio.to_thread(verify, tokens[0], "https://join.example")
+            assert claims["iss"] == "https://accounts.google.com"
+            assert (claims["email"], claims["email_verified"]) == (INVOKER, True)
+            assert claims["exp"] - claims["iat"] == 3_600
+            assert abs(claims["iat"] - time.time()) < 60
+            assert claims["sub"].isdigit()
+            # Without an audience, the target's URI is it.
+            claims = await asyncio.to_thread(verify, tokens[2], target.url)
+            assert claims["aud"] == target.url
+            with pytest.raises(jwt.InvalidAudienceError):
+                await asyncio.to_thread(verify, tokens[0], "https://other.example")
+
+    asyncio.run(scenario())
+
+
+def test_a_token_is_renewed_before_it_expires() -> None:
+    now = 1_700_000_000.0
+    signer = TokenSigner(lambda: now)
+    first = signer.token(INVOKER, "a")
+    now += 3_299
+    assert signer.token(INVOKER, "a") == first
+    now += 1
+    assert signer.token(INVOKER, "a") != first
+    assert signer.token(INVOKER, "b") != signer.token("other@p", "b")
+
+
+def test_the_http_side_tells_keys_health_and_figures() -> None:
+    async def scenario() -> None:
+        async with rig() as (emulator, client, target), aiohttp.ClientSession() as session:
+            async with session.get(emulator.certs_url) as response:
+                assert response.headers["Cache-Control"] == "public, max-age=3600"
+                (key,) = (await response.json())["keys"]
+                assert (key["alg"], key["use"], key["kty"]) == ("RS256", "sig", "RSA")
+                assert "d" not in key  # the private part
+            async with session.get(emulator.http_url + "/health") as response:
+                assert response.status == 200
+            for name in "abc":
+                await client.create_task(parent=QUEUE, task=task_for(target.url, name))
+            await target.count(3)
+            await emulator.quiet()
+            async with session.get(emulator.http_url + "/stats?recent=2") as response:
+                stats = json.loads(await response.text())
+            assert (stats["creates"], stats["dispatches"]) == (3, 3)
+            assert stats["queues"][QUEUE]["tombstones"] == 3
+            assert [one["name"].rpartition("/")[2] for one in stats["recent"]] == ["c", "b"]
+            newest = stats["recent"][0]
+            assert newest["started"] <= newest["finished"]
+            assert (newest["status"], newest["retry_count"]) == (200, 0)
+            async with session.get(emulator.http_url + "/stats?recent=x") as response:
+                assert response.status == 400
+
+    asyncio.run(scenario())
+
+
+class RawTarget:
+    """A target that reads the head of a request, sends `answer` and hangs up; with None it hangs
+    up at once."""
+
+    def __init__(self, answer: bytes | None) -> None:
+        self._answer = answer
+        self._calls: asyncio.Queue[None] = asyncio.Queue()
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if self._answer is not None:
+            await reader.readuntil(b"\r\n\r\n")
+            writer.write(self._answer)
+            with contextlib.suppress(ConnectionError):
+                await writer.drain()
+        writer.close()
+        self._calls.put_nowait(None)
+
+    async def count(self, number: int) -> None:
+        """Returns when that many more calls have come."""
+        async with asyncio.timeout(PATIENCE):
+            for _ in range(number):
+                await self._calls.get()
+
+    @contextlib.asynccontextmanager
+    async def running(self) -> AsyncIterator[int]:
+        """Serves; the port."""
+        server = await asyncio.start_server(self.serve, "127.0.0.1", 0)
+        async with server:
+            yield server.sockets[0].getsockname()[1]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        None,
+        b"",
+        b"\x00\xff rubbish \r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nbroken off",
+        b"HTTP/1.1 2000 OK\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n",
+        b"HTTP/1.1 200 OK\r\n" + b"X-Long: " + b"x" * 100_000 + b"\r\n\r\n",
+    ],
+)
+def test_rubbish_is_a_failed_attempt_and_the_emulator_goes_on(answer: bytes | None) -> None:
+    async def scenario() -> None:
+        async with rig(retry={"max_attempts": 2, **QUICK}) as (emulator, client, target):
+            raw = RawTarget(answer)
+            async with raw.running() as port:
+                task = task_for(f"http://127.0.0.1:{port}/", "bad")
+                await client.create_task(parent=QUEUE, task=task)
+                await raw.count(2)
+                await emulator.quiet()
+            stats = emulator.stats()
+            assert stats["exhausted"] == 1
+            assert stats["responses"] == {"error": 2}
+            assert stats["recent"][0]["error"]
+            await client.create_task(parent=QUEUE, task=task_for(target.url, "good"))
+            await target.next()
+
+    asyncio.run(scenario())
+
+
+def test_a_target_that_comes_up_later_gets_its_task() -> None:
+    async def scenario() -> None:
+        async with rig() as (_, client, target):
+            raw = RawTarget(None)
+            async with raw.running() as port:
+                task = task_for(f"http://127.0.0.1:{port}/", "t")
+                await client.create_task(parent=QUEUE, task=task)
+                await raw.count(2)
+            # Now its port refuses connections.
+            async with serving(target.handle, port):
+                request, _, _ = await target.next()
+            assert int(request.headers["X-CloudTasks-TaskRetryCount"]) >= 2
+            # Nobody answered the tries before.
+            assert request.headers["X-CloudTasks-TaskExecutionCount"] == "0"
+
+    asyncio.run(scenario())
+
+
+def test_an_answer_after_the_dispatch_deadline_is_none() -> None:
+    """Below the API, which takes no deadline under 15 s."""
+
+    async def scenario() -> None:
+        target = Target()
+        target.gate = asyncio.Event()
+        state = CloudTasksState(time.time)
+        ledger = Ledger()
+        signer = TokenSigner(time.time)
+        queue = state.create_queue(QUEUE, RateLimits(), RetryPolicy(max_attempts=1))
+        async with serving(target.handle) as url, Dispatcher(state, signer, ledger) as dispatcher:
+            now = time.time()
+            task = Task(f"{QUEUE}/tasks/t", "t", HttpRequest(url), now, now, 0.05)
+            queue.add(task, now)
+            dispatcher.wake(queue)
+            await target.next()
+            await dispatcher.quiet()
+            assert ledger.counters()["responses"] == {"error": 1}
+            assert task.last_attempt is not None
+            assert task.last_attempt.outcome is not None
+            assert task.last_attempt.outcome.deadline_exceeded
+            target.gate.set()
+
+    asyncio.run(scenario())
+
+
+def test_the_emulator_ends_while_targets_are_silent() -> None:
+    async def scenario() -> float:
+        async with rig() as (emulator, client, target):
+            target.gate = asyncio.Event()
+            await client.create_task(parent=QUEUE, task=task_for(target.url))
+            await target.next()
+            started = time.monotonic()
+            await emulator.__aexit__(None, None, None)
+            took = time.monotonic() - started
+            target.gate.set()
+            return took
+
+    assert asyncio.run(scenario()) < 2
+
+
+def test_deleting_a_queue_takes_its_tasks_along() -> None:
+    async def scenario() -> None:
+        async with rig() as (emulator, client, target):
+            soon = at(time.time() + 0.2)
+            task = task_for(target.url, "t", schedule_time=soon)
+            await client.create_task(parent=QUEUE, task=task)
+            await client.delete_queue(name=QUEUE)
+            other = tasks_v2.Queue(name=f"{PARENT}/queues/other")
+            await client.create_queue(parent=PARENT, queue=other)
+            later = tasks_v2.Task(
+                http_request=tasks_v2.HttpRequest(url=target.url),
+                schedule_time=at(time.time() + 0.3),
+            )
+            await client.create_task(parent=other.name, task=later)
+            request, _, _ = await target.next()
+            assert request.headers["X-CloudTasks-QueueName"] == "other"
+            assert emulator.stats()["dispatches"] == 1
+
+    asyncio.run(scenario())
