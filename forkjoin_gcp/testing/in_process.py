@@ -1,0 +1,259 @@
+"""The ports without a service: plain dictionaries on one event loop.
+
+They pass the same contract suites as the real ones. Nothing is awaited inside a step, so each step
+is atomic, as one Lua script or one commit is.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import builtins
+from collections.abc import Callable, Coroutine, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from forkjoin_gcp.config import QueueConfig
+from forkjoin_gcp.errors import SegmentConflict, ServiceError
+from forkjoin_gcp.items import DeadLetter, Segment
+from forkjoin_gcp.names import Batch, Lane
+from forkjoin_gcp.ports import (
+    Change,
+    Clock,
+    Extent,
+    Found,
+    Listed,
+    Release,
+    Reservation,
+    TaskRequest,
+)
+
+
+@dataclass
+class _Open:
+    batch_size: int
+    writers: int = 0
+    length: int = 0
+    scheduled: bool = False
+    sealed: bool = False
+    drained: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class InProcessIndex:
+    """WorkIndex in a dictionary. ``forget`` loses everything, as FLUSHALL does."""
+
+    def __init__(self, config: QueueConfig, clock: Clock) -> None:
+        self._config = config
+        self._clock = clock
+        self._current: dict[Lane, int] = {}
+        self._open: dict[tuple[Lane, int], _Open] = {}
+
+    def forget(self) -> None:
+        """Lose all state."""
+        self._current.clear()
+        self._open.clear()
+
+    async def reserve(self, lane: Lane, count: int) -> Reservation:
+        if lane not in self._current:
+            self._advance(lane, 0)
+        index = self._current[lane]
+        state = self._open.setdefault((lane, index), _Open(self._config.batch_size))
+        start = state.length
+        state.writers += 1
+        state.length += count
+        full = state.length >= self._config.max_batch_items
+        if full:
+            self._advance(lane, index)
+        return Reservation(index, start, state.batch_size, state.scheduled, full)
+
+    async def release(self, lane: Lane, index: int, *, scheduled: bool) -> Release:
+        state = self._open.get((lane, index))
+        if state is None:
+            return Release.LATE
+        state.writers -= 1
+        if scheduled:
+            state.scheduled = True
+            if self._config.batch_period == 0 and self._current[lane] == index:
+                self._advance(lane, index)
+        if not state.sealed:
+            return Release.OPEN
+        if not state.writers:
+            state.drained.set()
+        return Release.SEALED
+
+    async def release_and_reserve(
+        self, lane: Lane, index: int, count: int, *, scheduled: bool
+    ) -> tuple[Release, Reservation]:
+        verdict = await self.release(lane, index, scheduled=scheduled)
+        return verdict, await self.reserve(lane, count)
+
+    async def seal(self, lane: Lane, index: int) -> int | None:
+        state = self._open.get((lane, index))
+        if state is None:
+            return None
+        if self._current[lane] == index:
+            self._advance(lane, index)
+        state.sealed = True
+        return state.writers
+
+    async def wait_drained(self, lane: Lane, index: int, seconds: float) -> None:
+        state = self._open.get((lane, index))
+        if state is not None and state.writers:
+            try:
+                async with asyncio.timeout(seconds):
+                    await state.drained.wait()
+            except TimeoutError:
+                return
+
+    async def fence(self, lane: Lane, index: int) -> Extent | None:
+        if lane in self._current and self._current[lane] <= index:
+            self._advance(lane, index)
+        state = self._open.pop((lane, index), None)
+        return Extent(state.length, state.batch_size) if state else None
+
+    async def close(self) -> None:
+        return
+
+    def _advance(self, lane: Lane, last: int) -> None:
+        self._current[lane] = max(last + 1, int(self._clock.now() * 1000))
+
+
+class InProcessStore:
+    """WorkStore in dictionaries. A revision is the segment object itself, compared by identity."""
+
+    def __init__(self) -> None:
+        self.segments: dict[Batch, dict[int, Segment]] = {}
+        self.buried: dict[str, tuple[Lane, DeadLetter]] = {}
+
+    async def create(
+        self, batch: Batch, segments: Sequence[Segment]
+    ) -> builtins.list[Exception | None]:
+        held = self.segments.setdefault(batch, {})
+        outcome: list[Exception | None] = []
+        for segment in segments:
+            there = held.setdefault(segment.first, segment)
+            outcome.append(None if there.nonce == segment.nonce else SegmentConflict())
+        return outcome
+
+    async def discard(self, batch: Batch, segments: Sequence[Segment]) -> None:
+        held = self.segments.get(batch, {})
+        for segment in segments:
+            if segment.first in held and held[segment.first].nonce == segment.nonce:
+                del held[segment.first]
+
+    async def move(
+        self, batch: Batch, found: Found, target: Batch, pieces: Sequence[Segment]
+    ) -> bool:
+        held = self.segments.get(batch, {})
+        goal = self.segments.setdefault(target, {})
+        if held.get(found.first) is not found.revision:
+            nonces = {piece.nonce for piece in pieces}
+            return bool(pieces) and all(
+                piece.first in goal and goal[piece.first].nonce in nonces for piece in pieces
+            )
+        if any(piece.first in goal for piece in pieces):
+            raise SegmentConflict
+        del held[found.first]
+        goal.update({piece.first: piece for piece in pieces})
+        return True
+
+    async def listing(self, batch: Batch) -> builtins.list[Listed]:
+        held = self.segments.get(batch, {})
+        return [Listed(first, len(held[first].items)) for first in sorted(held)]
+
+    async def read(self, batch: Batch, first: int, stop: int) -> builtins.list[Found]:
+        held = self.segments.get(batch, {})
+        return [
+            Found(at, held[at], held[at])
+            for at in sorted(held)
+            if first <= at < stop and held[at].items
+        ]
+
+    async def settle(self, batch: Batch, changes: Sequence[Change]) -> builtins.list[bool]:
+        held = self.segments.get(batch, {})
+        applied = []
+        for change in changes:
+            same = held.get(change.found.first) is change.found.revision
+            applied.append(same)
+            if not same:
+                continue
+            if change.left is None:
+                del held[change.found.first]
+            else:
+                held[change.found.first] = change.left
+            self.buried.update({letter.id: (batch.lane, letter) for letter in change.dead})
+        return applied
+
+    async def dead_letters(self, lane: Lane, limit: int) -> builtins.list[DeadLetter]:
+        owner = (lane.queue, lane.version)
+        letters = [letter for of, letter in self.buried.values() if (of.queue, of.version) == owner]
+        return sorted(letters, key=lambda letter: letter.id)[:limit]
+
+    async def close(self) -> None:
+        return
+
+
+Deliver = Callable[[bytes, int], Coroutine[Any, Any, None]]
+
+
+class InProcessScheduler:
+    """TaskScheduler that delivers on its own event loop: names dedupe, failures are retried.
+
+    ``deliver`` gets a task's body and how often it was tried before. Tombstones never expire.
+    """
+
+    def __init__(self, clock: Clock, *, retry_seconds: float = 1.0) -> None:
+        self._clock = clock
+        self._retry_seconds = retry_seconds
+        self._deliver: Deliver | None = None
+        self._held: list[tuple[TaskRequest, int]] = []
+        self._running: set[asyncio.Task[None]] = set()
+        self._outstanding = 0
+        self._idle = asyncio.Event()
+        self._names: set[tuple[str, str]] = set()
+        self.created: list[TaskRequest] = []
+        self.dispatched: list[tuple[float, TaskRequest]] = []
+
+    async def create(self, task: TaskRequest) -> bool:
+        if (task.queue, task.task_id) in self._names:
+            return False
+        self._names.add((task.queue, task.task_id))
+        self.created.append(task)
+        self._put(task, 0, task.at or 0.0)
+        return True
+
+    async def run(self, deliver: Deliver) -> None:
+        """Deliver tasks as they come due, side by side; return when none waits or runs."""
+        self._deliver = deliver
+        held, self._held = self._held, []
+        for task, tried in held:
+            self._start(task, tried)
+        if self._outstanding:
+            self._idle.clear()
+            await self._idle.wait()
+
+    async def close(self) -> None:
+        return
+
+    def _put(self, task: TaskRequest, tried: int, at: float) -> None:
+        self._outstanding += 1
+        wait = max(0.0, at - self._clock.now())
+        asyncio.get_running_loop().call_later(wait, self._start, task, tried)
+
+    def _start(self, task: TaskRequest, tried: int) -> None:
+        if self._deliver is None:
+            self._held.append((task, tried))
+            return
+        running = asyncio.ensure_future(self._dispatch(self._deliver, task, tried))
+        self._running.add(running)
+        running.add_done_callback(self._running.discard)
+
+    async def _dispatch(self, deliver: Deliver, task: TaskRequest, tried: int) -> None:
+        self.dispatched.append((self._clock.now(), task))
+        try:
+            await deliver(task.body, tried)
+        except ServiceError:
+            self._put(task, tried + 1, self._clock.now() + self._retry_seconds)
+        finally:
+            self._outstanding -= 1
+            if not self._outstanding:
+                self._idle.set()
