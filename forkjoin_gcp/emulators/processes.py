@@ -138,12 +138,13 @@ class ChildProcess:
         if self._owner != os.getpid():
             return
         self.ask_to_stop()
-        try:
+        with contextlib.suppress(subprocess.TimeoutExpired):
             self._guardian.wait(self._grace + 2.0)
-        except subprocess.TimeoutExpired:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._guardian.pid, signal.SIGKILL)
-            self._guardian.wait()
+        # For a guardian that hangs, or was itself killed and left its command behind. (macOS
+        # answers EPERM for a group of which only the unreaped leader is left.)
+        with contextlib.suppress(ProcessLookupError, PermissionError):
+            os.killpg(self._guardian.pid, signal.SIGKILL)
+        self._guardian.wait()
         if self._guardian.stdout is not None:
             self._guardian.stdout.close()
         _children.discard(self)

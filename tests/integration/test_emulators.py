@@ -62,7 +62,9 @@ def local() -> Iterator[LocalServices]:
 
 @pytest.fixture
 def mark() -> Iterator[str]:
-    """A value of the environment variable MARK that the processes of one test carry."""
+    """A value of the environment variable MARK that the processes of one test carry. Valkey
+    writes its title over its environment, but lives in a directory: that of the test, which
+    carries the mark too."""
     value = uuid.uuid4().hex
     yield value
     for pid in marked(value):
@@ -70,14 +72,21 @@ def mark() -> Iterator[str]:
             os.kill(pid, signal.SIGKILL)
 
 
+@pytest.fixture
+def home(mark: str, tmp_path: Path) -> Path:
+    """A directory for local services, with the mark in its name."""
+    return tmp_path / mark
+
+
 def marked(value: str) -> list[int]:
-    """The processes that run with that mark in their environment."""
+    """The processes that run with that mark in their environment or their directory's name."""
     needle = f"{MARK}={value}".encode()
     found = []
     for entry in Path("/proc").glob("[0-9]*"):
         with contextlib.suppress(OSError):
             alive = b"\nState:\tZ" not in (entry / "status").read_bytes()
-            if alive and needle in (entry / "environ").read_bytes().split(b"\0"):
+            in_environment = needle in (entry / "environ").read_bytes().split(b"\0")
+            if alive and (in_environment or value in str((entry / "cwd").readlink())):
                 found.append(int(entry.name))
     return found
 
@@ -146,17 +155,27 @@ def test_queues_are_made_for_the_ordinary_client(local: LocalServices) -> None:
 
 
 @only_with_proc
-def test_stopping_ends_all_and_may_be_repeated(monkeypatch: pytest.MonkeyPatch, mark: str) -> None:
+def test_stopping_ends_all_and_may_be_repeated(
+    monkeypatch: pytest.MonkeyPatch, mark: str, home: Path
+) -> None:
     monkeypatch.setenv(MARK, mark)
-    services = LocalServices.start()
-    # A guardian and a service, three times over.
-    assert len(marked(mark)) == 6
-    directory = services.directory
-    assert directory.exists()
-    services.stop()
-    assert marked(mark) == []
+    with LocalServices.start(home) as services:
+        # A guardian and a service, three times over.
+        assert len(marked(mark)) == 6
+        services.stop()
+        assert marked(mark) == []
+        assert (home / "firestore.log").exists()
+
+
+def test_a_directory_of_our_own_goes_with_the_services(
+    local: LocalServices, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    address = local.environment()["FIRESTORE_EMULATOR_HOST"]
+    monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", address)
+    with LocalServices.start() as services:
+        directory = services.directory
+        assert (directory / "valkey.log").exists()
     assert not directory.exists()
-    services.stop()
 
 
 @only_with_proc
@@ -241,9 +260,9 @@ def starter(mark: str, directory: Path) -> Iterator["subprocess.Popen[str]"]:
 # From the first fork to just before and after the services answer; None waits until they do.
 @pytest.mark.parametrize("after", [0.0, 0.02, 0.2, 0.8, 1.5, None])
 def test_an_interrupt_at_any_moment_leaves_nothing_running(
-    number: signal.Signals, after: float | None, mark: str, tmp_path: Path
+    number: signal.Signals, after: float | None, mark: str, home: Path
 ) -> None:
-    with starter(mark, tmp_path) as process:
+    with starter(mark, home) as process:
         if after is None:
             assert process.stdout is not None
             assert process.stdout.readline() == "ready\n"
@@ -258,10 +277,10 @@ def test_an_interrupt_at_any_moment_leaves_nothing_running(
 
 
 @only_with_proc
-def test_a_fork_that_lives_on_does_not_keep_the_services(mark: str, tmp_path: Path) -> None:
+def test_a_fork_that_lives_on_does_not_keep_the_services(mark: str, home: Path) -> None:
     code = STARTER.replace("sys.stdin.read()", "import os, time; os.fork() or time.sleep(30)")
     process = subprocess.Popen(
-        [sys.executable, "-c", code, str(tmp_path)],
+        [sys.executable, "-c", code, str(home)],
         cwd=ROOT,
         env={**os.environ, MARK: mark},
         stdout=subprocess.DEVNULL,
@@ -284,6 +303,24 @@ def test_a_command_deaf_to_sigterm_is_killed_with_all_it_started(mark: str, tmp_
     )
     child.read_line(ENDING_TIMEOUT)
     assert child.running
+    child.stop()
+    assert eventually(lambda: not marked(mark))
+
+
+@only_with_proc
+def test_a_command_whose_guardian_was_killed_is_ended(mark: str, tmp_path: Path) -> None:
+    environment = {**os.environ, MARK: mark}
+    child = ChildProcess(
+        "bereft",
+        ["/bin/sh", "-c", "echo ready; exec sleep 60"],
+        tmp_path / "log",
+        env=environment,
+        piped=True,
+    )
+    child.read_line(ENDING_TIMEOUT)
+    os.kill(child.pid, signal.SIGKILL)
+    assert eventually(lambda: not child.running)
+    assert len(marked(mark)) == 1
     child.stop()
     assert eventually(lambda: not marked(mark))
 
