@@ -39,13 +39,18 @@ class _Open:
 
 
 class InProcessIndex:
-    """WorkIndex in a dictionary. ``forget`` loses everything, as FLUSHALL does."""
+    """WorkIndex in a dictionary.
+
+    ``forget`` loses everything, as FLUSHALL does, but for the highest index seen: a client of the
+    real one remembers that too.
+    """
 
     def __init__(self, config: QueueConfig, clock: Clock) -> None:
         self._config = config
         self._clock = clock
         self._current: dict[Lane, int] = {}
         self._open: dict[tuple[Lane, int], _Open] = {}
+        self._highest = 0
 
     def forget(self) -> None:
         """Lose all state."""
@@ -54,7 +59,7 @@ class InProcessIndex:
 
     async def reserve(self, lane: Lane, count: int) -> Reservation:
         if lane not in self._current:
-            self._advance(lane, 0)
+            self._advance(lane, self._highest)
         index = self._current[lane]
         state = self._open.setdefault((lane, index), _Open(self._config.batch_size))
         start = state.length
@@ -115,6 +120,7 @@ class InProcessIndex:
 
     def _advance(self, lane: Lane, last: int) -> None:
         self._current[lane] = max(last + 1, int(self._clock.now() * 1000))
+        self._highest = max(self._highest, self._current[lane])
 
 
 class InProcessStore:
