@@ -122,7 +122,7 @@ class QueueConfig(BaseModel):
         ):
             if getattr(self, low) > getattr(self, high):
                 raise ConfigurationError(
-                    f"{low}={getattr(self, low)!r} is more than {high}={getattr(self, high)!r}"
+                    f"{low}={getattr(self, low):g} is more than {high}={getattr(self, high):g}"
                 )
         return self
 

@@ -6,10 +6,16 @@ import os
 import uuid
 from collections.abc import Iterator
 
+import hypothesis
 import pytest
 
 from forkjoin_gcp import Services
 from forkjoin_gcp.emulators import LocalServiceError, LocalServices
+
+# A busy machine is no failure; under CI the same examples are tried every time.
+hypothesis.settings.register_profile("local", deadline=None)
+hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
+hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
 
 
 @pytest.fixture(scope="session")

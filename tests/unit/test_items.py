@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import dataclasses
+from datetime import UTC, datetime
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from pydantic import BaseModel, Field
+from typing_extensions import TypedDict  # pydantic asks for it before Python 3.12
+
+from forkjoin_gcp.config import MAX_PAYLOAD_BYTES
+from forkjoin_gcp.errors import ConfigurationError, InvalidPayload, PayloadTooLarge
+from forkjoin_gcp.items import (
+    MAX_SEGMENT_BYTES,
+    PayloadCodec,
+    Segment,
+    build_segments,
+    move_segment,
+)
+from forkjoin_gcp.names import Batch, Lane, chunk_bounds
+
+BATCH = Batch(Lane("feeds", "v1"), 1_700_000_000_000)
+
+
+class Feed(BaseModel):
+    url: str
+    at: datetime | None = None
+    user: int = Field(0, alias="userId")
+
+
+@dataclasses.dataclass
+class Point:
+    x: int
+    y: float
+
+
+class Options(TypedDict, total=False):
+    deep: bool
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload"),
+    [
+        (Feed, Feed(url="http://a/ü", at=datetime(2026, 1, 2, tzinfo=UTC), userId=3)),
+        (Point, Point(1, 2.5)),
+        (Options, {"deep": True}),
+        (dict[str, Any], {"a": [1, None, {"b": "\u2028"}], "c": 1e300}),
+        (str, "text"),
+        (list[int], [1, 2, 3]),
+        (int | None, None),
+    ],
+)
+def test_payloads_come_back(kind: Any, payload: Any) -> None:
+    codec: PayloadCodec[Any] = PayloadCodec(kind)
+    assert codec.decode(codec.encode(payload)) == payload
+
+
+JSON = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(2**63), 2**63)
+    | st.floats(allow_nan=False)
+    | st.text(),
+    lambda inner: st.lists(inner, max_size=4) | st.dictionaries(st.text(), inner, max_size=4),
+    max_leaves=20,
+)
+
+
+@given(st.dictionaries(st.text(), JSON, max_size=5))
+def test_any_plain_dict_comes_back_or_is_refused_at_once(payload: dict[str, Any]) -> None:
+    codec: PayloadCodec[Any] = PayloadCodec(dict[str, Any])
+    assert codec.decode(codec.encode(payload)) == payload
+
+
+@pytest.mark.parametrize(
+    ("kind", "payload", "where"),
+    [
+        (Feed, {"link": "x"}, "url"),
+        (Feed, Feed.model_construct(url=3), "url|str"),
+        (Feed, Point(1, 2), "Feed"),
+        (Point, {"x": "one", "y": 1}, "x"),
+        (dict[str, Any], {"a": object()}, "object"),
+        (dict[str, Any], {1: 2}, "key"),
+        (dict[str, Any], [1], "dict"),
+        (dict[str, Any], {"a": "\ud800"}, "surrogates"),
+    ],
+)
+def test_what_does_not_validate_is_refused(kind: Any, payload: Any, where: str) -> None:
+    with pytest.raises(InvalidPayload, match=where):
+        PayloadCodec(kind).encode(payload)
+
+
+def test_refusals_do_not_show_the_payload() -> None:
+    with pytest.raises(InvalidPayload) as caught:
+        PayloadCodec(Feed).encode({"url": ["secret-text"]})  # type: ignore[arg-type]
+    assert "secret-text" not in str(caught.value)
+
+
+def test_too_large_names_size_and_limit() -> None:
+    codec = PayloadCodec(str)
+    assert codec.encode("x" * (MAX_PAYLOAD_BYTES - 2))
+    with pytest.raises(PayloadTooLarge, match=r"900,001 bytes.*900,000"):
+        codec.encode("x" * (MAX_PAYLOAD_BYTES - 1))
+    with pytest.raises(PayloadTooLarge):
+        codec.encode("ü" * (MAX_PAYLOAD_BYTES // 2))
+
+
+def test_a_type_that_pydantic_does_not_know_is_refused() -> None:
+    class Opaque:
+        pass
+
+    with pytest.raises(ConfigurationError, match="Opaque"):
+        PayloadCodec(Opaque)
+
+
+def built(start: int, payloads: list[str], batch_size: int) -> list[Segment]:
+    return build_segments(
+        BATCH, start, batch_size, payloads, nonce="n", enqueued_at=1.0, expire_at=2.0
+    )
+
+
+@given(st.integers(0, 500), st.integers(1, 300), st.integers(1, 120))
+def test_segments_hold_every_item_within_chunks(start: int, count: int, batch_size: int) -> None:
+    segments = built(start, [str(n) for n in range(count)], batch_size)
+    items = [item for segment in segments for item in segment.items]
+    assert [item.position for item in items] == list(range(start, start + count))
+    assert [item.payload for item in items] == [str(n) for n in range(count)]
+    for segment in segments:
+        assert segment.first == segment.items[0].position
+        assert len({chunk_bounds(i.position, batch_size) for i in segment.items}) == 1
+        assert [segment.item_id(i) for i in segment.items] == [
+            BATCH.item_id(i.position) for i in segment.items
+        ]
+
+
+@given(st.lists(st.sampled_from(["x", "ü" * 50_000, "y" * 300_000]), min_size=1, max_size=8))
+def test_segments_stay_below_a_documents_size(payloads: list[str]) -> None:
+    segments = built(0, payloads, 100)
+    assert [i.payload for s in segments for i in s.items] == payloads
+    for segment in segments:
+        size = sum(len(item.payload.encode()) for item in segment.items)
+        assert size <= MAX_SEGMENT_BYTES or len(segment.items) == 1
+
+
+@given(
+    st.integers(0, 200),
+    st.sets(st.integers(0, 59), min_size=1),
+    st.integers(0, 300),
+    st.integers(1, 70),
+)
+def test_moving_keeps_ids_payloads_and_tries(
+    start: int, kept: set[int], goal: int, batch_size: int
+) -> None:
+    (source,) = built(start - start % 60, [str(n) for n in range(60)], 60)
+    left = tuple(
+        dataclasses.replace(item, attempts=n % 3, due=float(n))
+        for n, item in enumerate(source.items)
+        if n in kept
+    )
+    partly = dataclasses.replace(source, items=left)
+    moved = move_segment(partly, goal, batch_size)
+    again = [piece for one in moved for piece in move_segment(one, one.first + 1000, 60)]
+    for pieces, base in ((moved, goal), (again, None)):
+        items = [(piece, item) for piece in pieces for item in piece.items]
+        assert [p.item_id(i) for p, i in items] == [source.item_id(i) for i in left]
+        assert [(i.payload, i.attempts, i.due) for _, i in items] == [
+            (i.payload, i.attempts, i.due) for i in left
+        ]
+        if base is not None:
+            assert [i.position for _, i in items] == list(range(base, base + len(left)))
+            for piece in pieces:
+                assert len({chunk_bounds(i.position, batch_size) for i in piece.items}) == 1

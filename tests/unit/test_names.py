@@ -1,0 +1,174 @@
+from __future__ import annotations
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from forkjoin_gcp.errors import ConfigurationError
+from forkjoin_gcp.names import (
+    Batch,
+    Lane,
+    chunk_bounds,
+    knuth_hash,
+    plan_by_length,
+    plan_by_listing,
+    segment_id,
+    split_at_chunks,
+)
+from forkjoin_gcp.tasks import ChunkTask, RootTask, parse_task
+
+LANE = Lane("feeds", "v1", 0)
+INDEXES = st.integers(1, 10**15)
+lanes = st.builds(Lane, st.just("feeds"), st.just("v1"), st.integers(0, 99))
+batches = st.builds(Batch, lanes, INDEXES)
+spans = st.tuples(st.integers(0, 1000), st.integers(1, 1000)).map(
+    lambda pair: (pair[0] * pair[1], (pair[0] + 1) * pair[1])
+)
+
+
+def test_knuth_hash_is_the_one_of_the_glossary() -> None:
+    assert knuth_hash(1) == 2654435761
+    assert knuth_hash(2**32) == 0
+    assert knuth_hash(1_700_000_000_000) == 1_700_000_000_000 * 2654435761 % 2**32
+
+
+def test_neighbouring_indexes_are_spread_over_the_key_space() -> None:
+    prefixes = {Batch(LANE, 1_700_000_000_000 + n).key[0] for n in range(64)}
+    assert len(prefixes) == 16
+
+
+def test_where_everything_is() -> None:
+    batch = Batch(Lane("feeds", "v2", 3), 1_700_000_000_000)
+    assert batch.key == f"{knuth_hash(1_700_000_000_000):08x}-3-1700000000000"
+    assert batch.path == f"forkjoin/feeds.v2/batches/{batch.key}"
+    assert batch.lane.key == "fj:{feeds/v2/3}"
+    assert batch.memory_key.startswith("fj:{feeds/v2/3}:")
+    assert batch.item_id(7) == f"{batch.key}-7"
+    assert segment_id(700) == "00000700"
+
+
+@given(batches)
+def test_batch_keys_are_read_back(batch: Batch) -> None:
+    assert Batch.parse("feeds", "v1", batch.key) == batch
+
+
+@pytest.mark.parametrize(
+    "key",
+    [
+        "",
+        "0-0-1",
+        "00000000-0-1",
+        "9e3779b1-0-01",
+        "9e3779b1-0-1/../x",
+        "9e3779b1-1000-1",
+        "9e3779b1-0-1\n",
+        "9E3779B1-0-1",
+        "９e3779b1-0-1",
+    ],
+)
+def test_other_keys_are_refused(key: str) -> None:
+    with pytest.raises(ConfigurationError, match="batch key"):
+        Batch.parse("feeds", "v1", key)
+
+
+@pytest.mark.parametrize("name", ["", "Feeds", "1feeds", "feeds-", "fe_eds", "f" * 64, "a/b", None])
+def test_bad_queue_names(name: str) -> None:
+    with pytest.raises(ConfigurationError, match="queue name"):
+        Lane(name, "v1")
+
+
+@pytest.mark.parametrize("version", ["", "V1", "-v1", "v.1", "v" * 32])
+def test_bad_versions(version: str) -> None:
+    with pytest.raises(ConfigurationError, match="version"):
+        Lane("feeds", version)
+
+
+@pytest.mark.parametrize("number", [-1, 1000])
+def test_bad_lanes(number: int) -> None:
+    with pytest.raises(ConfigurationError, match="lane"):
+        Lane("feeds", "v1", number)
+
+
+@given(st.integers(0, 10_000), st.integers(0, 5_000), st.integers(1, 300))
+def test_splitting_keeps_all_positions_and_crosses_no_boundary(
+    start: int, count: int, batch_size: int
+) -> None:
+    pieces = split_at_chunks(start, count, batch_size)
+    positions = [at + n for at, size in pieces for n in range(size)]
+    assert positions == list(range(start, start + count))
+    for at, size in pieces:
+        assert chunk_bounds(at, batch_size) == chunk_bounds(at + size - 1, batch_size)
+
+
+@given(st.integers(0, 1_000), st.integers(1, 300), st.integers(0, 50))
+def test_both_plans_cover_every_position_once(length: int, batch_size: int, step: int) -> None:
+    by_length = plan_by_length(length, batch_size)
+    assert [p for first, stop in by_length for p in range(first, stop)][:length] == list(
+        range(length)
+    )
+    firsts = range(0, length, step + 1)
+    by_listing = plan_by_listing(reversed(firsts), batch_size)
+    assert by_listing == sorted(by_listing)
+    assert set(by_listing) <= set(by_length)
+    covered = [p for first, stop in by_listing for p in range(first, stop)]
+    assert len(set(covered)) == len(covered)
+    assert set(firsts) <= set(covered)
+
+
+@given(batches, spans, st.integers(0, 50))
+def test_tasks_are_read_back(batch: Batch, span: tuple[int, int], generation: int) -> None:
+    for task in (RootTask(batch), RootTask(batch, full=True), ChunkTask(batch, *span, generation)):
+        assert parse_task(task.body()) == task
+
+
+@given(batches, batches, spans, spans)
+def test_task_ids_are_unique_and_allowed(
+    one: Batch, other: Batch, span: tuple[int, int], another: tuple[int, int]
+) -> None:
+    tasks = {
+        RootTask(one), RootTask(one, full=True), RootTask(other), ChunkTask(one, *span),
+        ChunkTask(one, *span, 1), ChunkTask(other, *span), ChunkTask(one, *another),
+    }  # fmt: skip
+    by_first = {
+        (t.batch, getattr(t, "first", -1), getattr(t, "generation", -1), getattr(t, "full", 0))
+        for t in tasks
+    }
+    assert len({task.task_id for task in tasks}) == len(by_first)
+    for task in tasks:
+        assert len(task.task_id) <= 500
+        assert set(task.task_id) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_")
+
+
+@given(batches, st.integers(1, 100))
+def test_shards_are_within_the_queues(batch: Batch, shards: int) -> None:
+    assert 1 <= RootTask(batch).shard(shards) <= shards
+    seen = {ChunkTask(batch, n * 10, n * 10 + 10).shard(shards) for n in range(shards)}
+    assert seen == set(range(1, shards + 1))
+
+
+@pytest.mark.parametrize(
+    ("body", "reason"),
+    [
+        (b"", "JSON"),
+        (b"[]", "body"),
+        (b"{}", "kind"),
+        (b'{"kind":"leaf","queue":"feeds","version":"v1","batch":"9e3779b1-0-1"}', "kind"),
+        (b'{"kind":"root","queue":"feeds","version":"v1","batch":"x"}', "batch key"),
+        (b'{"kind":"root","queue":"Feeds","version":"v1","batch":"9e3779b1-0-1"}', "queue name"),
+        (
+            b'{"kind":"root","queue":"feeds","version":"v1","batch":"9e3779b1-0-1","first":0}',
+            "root",
+        ),
+        (b'{"kind":"chunk","queue":"feeds","version":"v1","batch":"9e3779b1-0-1"}', "chunk"),
+        (
+            b'{"kind":"chunk","queue":"feeds","version":"v1","batch":"9e3779b1-0-1",'
+            b'"first":5,"stop":5,"generation":0}',
+            "first < stop",
+        ),
+        (b'{"kind":"root","queue":"feeds","version":"v1","batch":"9e3779b1-0-1","x":1}', "x"),
+        (b"\xff\xfe", "JSON"),
+    ],
+)
+def test_other_bodies_are_refused_with_a_reason(body: bytes, reason: str) -> None:
+    with pytest.raises(ConfigurationError, match=reason):
+        parse_task(body)
