@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from forkjoin_gcp.gcp.firestore import FirestoreStore
-from forkjoin_gcp.gcp.memorystore_store import MemorystoreStore
 
 from forkjoin_gcp.config import QueueConfig, Services
 from forkjoin_gcp.gcp.cloud_tasks import CloudTasksScheduler
@@ -23,8 +21,13 @@ async def connect(
     scheduler = CloudTasksScheduler(services, counters)
     store: WorkStore
     client = await open_client(services, config.acquire_timeout)
+    # Only the store in use is loaded: its client library is most of a cold start.
     if config.storage == "memorystore":
+        from forkjoin_gcp.gcp.memorystore_store import MemorystoreStore
+
         store = MemorystoreStore(client, config.expire_after, counters)
     else:
+        from forkjoin_gcp.gcp.firestore import FirestoreStore
+
         store = FirestoreStore(services, counters)
     return Ports(MemorystoreIndex(client, config, counters), store, scheduler, clock)
