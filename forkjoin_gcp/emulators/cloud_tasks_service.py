@@ -51,9 +51,11 @@ class CloudTasksService:
         self.certs_url = addresses["certs_url"]
 
     def ask_to_stop(self) -> None:
+        """Begins its end."""
         self.process.ask_to_stop()
 
     def stop(self) -> None:
+        """Ends it and waits for that. Idempotent."""
         self.process.stop()
 
 

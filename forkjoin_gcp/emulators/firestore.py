@@ -65,11 +65,13 @@ class FirestoreService:
             )
 
     def ask_to_stop(self) -> None:
+        """Begins its end."""
         if self.process is not None and self.process.running:
             http_answers(self.address, "/shutdown", method="POST", timeout=_SHUTDOWN_TIMEOUT)
             self.process.ask_to_stop()
 
     def stop(self) -> None:
+        """Ends it and waits for that. Idempotent."""
         if self.process is not None:
             self.ask_to_stop()
             self.process.stop()

@@ -32,6 +32,7 @@ def wait_for_end(child: subprocess.Popen[bytes], wakeup: int) -> bool:
 
 
 def main() -> int:
+    """Runs the command; the exit status is that of the command if it ended by itself."""
     reader, writer = os.pipe()
     os.set_blocking(writer, False)
     signal.set_wakeup_fd(writer)

@@ -19,14 +19,23 @@ DEFAULT_LOCATION = "us-central1"
 
 
 class _Service(Protocol):
+    """One service. Its constructor starts it, without waiting."""
+
     name: str
     address: str
 
     @property
-    def process(self) -> ChildProcess | None: ...
-    def wait_ready(self) -> None: ...
-    def ask_to_stop(self) -> None: ...
-    def stop(self) -> None: ...
+    def process(self) -> ChildProcess | None:
+        """What runs it; None if it is not ours."""
+
+    def wait_ready(self) -> None:
+        """Returns when it serves. Raises LocalServiceError."""
+
+    def ask_to_stop(self) -> None:
+        """Begins its end and returns at once."""
+
+    def stop(self) -> None:
+        """Ends it and waits for that. Idempotent."""
 
 
 class LocalServices:

@@ -71,6 +71,7 @@ class ChildProcess:
 
     @property
     def running(self) -> bool:
+        """Whether the command has not ended yet."""
         return self._guardian.poll() is None
 
     def wait(self) -> int:

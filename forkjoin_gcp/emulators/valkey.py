@@ -37,9 +37,11 @@ class ValkeyService:
         self.process.wait_ready(self._ours_answers, _READY_TIMEOUT)
 
     def ask_to_stop(self) -> None:
+        """Begins its end."""
         self.process.ask_to_stop()
 
     def stop(self) -> None:
+        """Ends it and waits for that. Idempotent."""
         self.process.stop()
 
     def _ours_answers(self) -> bool:

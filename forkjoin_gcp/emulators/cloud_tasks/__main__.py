@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import contextlib
 import json
 import logging
+import resource
 import signal
 import sys
 
 from .server import CloudTasksEmulator
+
+_OPEN_FILES = 16_384
 
 
 async def serve(arguments: argparse.Namespace) -> None:
@@ -33,7 +37,17 @@ async def serve(arguments: argparse.Namespace) -> None:
         await stop.wait()
 
 
+def raise_file_limit() -> None:
+    """Every dispatch in flight is a socket, and shells often allow 256 or 1,024."""
+    present, most = resource.getrlimit(resource.RLIMIT_NOFILE)
+    wanted = _OPEN_FILES if most == resource.RLIM_INFINITY else min(most, _OPEN_FILES)
+    if present != resource.RLIM_INFINITY and present < wanted:
+        with contextlib.suppress(OSError, ValueError):  # a system may set a lower limit still
+            resource.setrlimit(resource.RLIMIT_NOFILE, (wanted, most))
+
+
 def main() -> None:
+    """Reads the command line and serves."""
     parser = argparse.ArgumentParser(description="A local emulator of Google Cloud Tasks.")
     parser.add_argument("--grpc-port", type=int, default=0, help="0 takes a free one (default)")
     parser.add_argument("--http-port", type=int, default=0, help="0 takes a free one (default)")
@@ -50,6 +64,7 @@ def main() -> None:
         help="make a missing queue when it is named; the real service answers NOT_FOUND",
     )
     arguments = parser.parse_args()
+    raise_file_limit()
     logging.basicConfig(level=logging.INFO, stream=sys.stderr)
     try:
         asyncio.run(serve(arguments))

@@ -50,6 +50,7 @@ class Ledger:
         counters[what] += 1
 
     def count_refusal(self, code: str) -> None:
+        """Adds one to the calls refused with that gRPC status."""
         self._refusals[code] += 1
 
     def record(self, dispatch: Dispatch) -> None:

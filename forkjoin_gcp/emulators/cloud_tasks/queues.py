@@ -46,6 +46,7 @@ class Outcome:
 
     @property
     def succeeded(self) -> bool:
+        """Whether the target answered 2xx, which ends the task."""
         return self.status is not None and 200 <= self.status <= 299
 
 

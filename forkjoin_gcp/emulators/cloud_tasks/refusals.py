@@ -20,6 +20,7 @@ class Refusal(Exception):
 
 
 def invalid(message: str) -> Refusal:
+    """For a request that is wrong in itself."""
     return Refusal("INVALID_ARGUMENT", message)
 
 
@@ -34,10 +35,6 @@ def queue_missing() -> Refusal:
         "Queue does not exist. If you just created the queue, wait at least a minute for the "
         "queue to initialize.",
     )
-
-
-def queue_to_delete_missing() -> Refusal:
-    return not_found()
 
 
 def queue_exists() -> Refusal:

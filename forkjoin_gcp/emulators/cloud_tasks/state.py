@@ -62,7 +62,7 @@ class CloudTasksState:
         Raises Refusal NOT_FOUND."""
         queue = self.queues.pop(name, None)
         if queue is None:
-            raise refusals.queue_to_delete_missing()
+            raise refusals.not_found()
         queue.clear()
         self._deleted[name] = self.clock() + self._queue_tombstone_age
         return queue

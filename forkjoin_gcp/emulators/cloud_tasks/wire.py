@@ -50,12 +50,14 @@ _CODES |= {503: 14, 504: 4}
 
 
 def check_location(name: str) -> str:
+    """The name itself. Raises Refusal INVALID_ARGUMENT unless it is projects/P/locations/L."""
     if not _LOCATION_NAME.fullmatch(name):
         raise refusals.invalid("Invalid resource field value in the request.")
     return name
 
 
 def check_queue_name(name: str) -> str:
+    """The name itself. Raises Refusal INVALID_ARGUMENT for what is no queue name."""
     if not _QUEUE_NAME.fullmatch(name):
         raise refusals.invalid(
             "Queue name must be formatted: "
@@ -253,6 +255,7 @@ def updated_settings(
 
 
 def queue_message(queue: Queue) -> Any:
+    """The queue as the API shows it, defaults filled in."""
     message = QueueMessage(name=queue.name, state=_RUNNING)
     limits, retry = queue.limits, queue.retry
     message.rate_limits.max_dispatches_per_second = limits.max_dispatches_per_second
