@@ -27,11 +27,16 @@ import json
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from google.cloud.firestore_v1 import types
-from google.cloud.firestore_v1.types.document import Value
 from google.protobuf.json_format import MessageToDict  # type: ignore[import-untyped]
 
-from forkjoin_gcp.errors import ConfigurationError
+from forkjoin_gcp.gcp.stored_items import (
+    DefectError,
+    check_origin,
+    check_shift,
+    clip,
+    restore_items,
+    unreadable,
+)
 from forkjoin_gcp.items import DeadLetter, Segment, StoredItem
 from forkjoin_gcp.names import Batch
 from forkjoin_gcp.ports import Found
@@ -45,12 +50,6 @@ holds. Longer texts are cut."""
 
 MAX_ERRORS_BYTES = 1_000_000
 """Of the error texts of the dead letters put down in one commit, together."""
-
-UNREADABLE = "!not text: "
-"""Begins the payload of an entry that is no string: no JSON text begins so, and none decodes."""
-
-DocumentMessage: Any = types.Document.pb()
-ValueMessage: Any = Value.pb()
 
 Revision = tuple[int, int]
 """A document's update time: seconds and nanoseconds."""
@@ -105,106 +104,53 @@ def read_segment(document: Any, batch: Batch) -> Found:
     revision = revision_of(document)
     try:
         segment = _parse(document.fields, first, batch)
-    except _DefectError as defect:
+    except DefectError as defect:
         return Found(first, None, revision, str(defect), document_text(document))
     return Found(first, segment, revision)
 
 
-class _DefectError(Exception):
-    """A document does not have the shape of a segment."""
-
-
 def _parse(fields: Any, first: int, batch: Batch) -> Segment:
-    shift = _typed(fields, "shift", "integer_value") if "shift" in fields else 0
-    if shift + first < 0:
-        raise _DefectError(f"shift: {shift} leads to positions below 0")
+    origin, shift = batch.key, 0
+    if "origin" in fields:
+        origin = check_origin(_typed(fields, "origin", "string_value"), batch)
+    if "shift" in fields:
+        shift = check_shift(_typed(fields, "shift", "integer_value"), first)
     return Segment(
         first=first,
-        items=tuple(_parse_items(fields, "", first)),
+        items=_parse_items(fields, "", first),
         nonce=_typed(fields, "nonce", "string_value"),
-        origin=_origin(fields, batch) if "origin" in fields else batch.key,
+        origin=origin,
         shift=shift,
         enqueued_at=_time(_typed(fields, "enqueued_at", "timestamp_value")),
         expire_at=_time(_typed(fields, "expire_at", "timestamp_value")),
-        handled=tuple(_parse_items(fields, "handled_", first))
-        if "handled_payloads" in fields
-        else (),
+        handled=_parse_items(fields, "handled_", first) if "handled_payloads" in fields else (),
     )
 
 
-def _origin(fields: Any, batch: Batch) -> str:
-    key = str(_typed(fields, "origin", "string_value"))
-    try:
-        Batch.parse(batch.lane.queue, batch.lane.version, key)
-    except ConfigurationError as error:
-        # Items' ids, and so dead letters' paths, are made of it.
-        raise _DefectError(f"origin: {error}") from None
-    return key
-
-
-def _parse_items(fields: Any, prefix: str, first: int) -> list[StoredItem]:
+def _parse_items(fields: Any, prefix: str, first: int) -> tuple[StoredItem, ...]:
     values = _typed(fields, prefix + "payloads", "array_value").values
-    # Most are plain: as many reads of protobuf fields as there are items, and no more.
+    # Most are plain: one read of a protobuf field an item, and no more.
     payloads = [value.string_value or _text_of(value) for value in values]
-    if not (fields.keys() & {prefix + "positions", prefix + "attempts", prefix + "due"}):
-        return [StoredItem(position, payload) for position, payload in enumerate(payloads, first)]
-    positions = _positions(fields, prefix + "positions", payloads, first)
-    attempts = [max(0, n) for n in _numbers(fields, prefix + "attempts", len(payloads), 0)]
-    due = _numbers(fields, prefix + "due", len(payloads), 0.0)
-    return [
-        StoredItem(*each) for each in zip(positions, payloads, map(int, attempts), due, strict=True)
-    ]
-
-
-def _positions(fields: Any, name: str, payloads: list[str], first: int) -> list[int]:
-    """The items' positions. One that cannot be right makes its own item unreadable, no other.
-
-    An item whose position is unknown has no id of its own any more: it takes a free place behind
-    its neighbours', so as not to be taken for one of them.
-    """
-    if name not in fields:
-        return list(range(first, first + len(payloads)))
-    values = _typed(fields, name, "array_value").values
-    if len(values) != len(payloads):
-        raise _DefectError(f"{name}: {len(values)} entries for {len(payloads)} payloads")
-    good: dict[int, int] = {}
-    for n, value in enumerate(values):
-        if value.WhichOneof("value_type") == "integer_value" and value.integer_value >= first:
-            good.setdefault(value.integer_value, n)
-    places = {n: position for position, n in good.items()}
-    free = max(good, default=first - 1) + 1
-    for n, value in enumerate(values):
-        if n not in places:
-            payloads[n] = f"{UNREADABLE}position {_plain(value)!r} of: {payloads[n]}"
-            places[n] = free
-            free += 1
-    return [places[n] for n in range(len(payloads))]
-
-
-def _numbers(fields: Any, name: str, length: int, default: float) -> list[float]:
-    """``length`` numbers; the default for what is missing or no finite number."""
-    found = [default] * length
-    values = fields[name].array_value.values if name in fields else ()
-    for n, value in enumerate(values[:length]):
-        kind = value.WhichOneof("value_type")
-        number = getattr(value, kind) if kind in ("integer_value", "double_value") else default
-        found[n] = number if abs(number) < 1e15 else default
-    return found
+    positions, attempts, due = (
+        _plain(fields[prefix + name]) if prefix + name in fields else None
+        for name in ("positions", "attempts", "due")
+    )
+    return restore_items(prefix + "payloads", payloads, positions, attempts, due, first)
 
 
 def _text_of(value: Any) -> str:
     if value.WhichOneof("value_type") == "string_value":
         return str(value.string_value)
-    return UNREADABLE + json.dumps(_plain(value), ensure_ascii=False)
+    return unreadable(_plain(value))
 
 
 def _typed(fields: Any, name: str, kind: str) -> Any:
     if name not in fields:
-        raise _DefectError(f"{name} is missing")
+        raise DefectError(f"{name} is missing")
     value = fields[name]
     found = value.WhichOneof("value_type")
     if found != kind:
-        raise _DefectError(f"{name} is {found or 'empty'}, not {kind}")
+        raise DefectError(f"{name} is {found or 'empty'}, not {kind}")
     return getattr(value, kind)
 
 
@@ -292,21 +238,6 @@ def _plain(value: Any) -> Any:
         return getattr(value, kind)
     shown: Mapping[str, Any] = MessageToDict(value)
     return next(iter(shown.values()), None)
-
-
-def clip(text: str, size: int) -> str:
-    """At most ``size`` bytes of a text's UTF-8, saying so where it was cut.
-
-    What UTF-8 cannot hold (lone surrogates, which an exception's text may have) becomes ``?``.
-    """
-    if text.isascii() and len(text) <= size:
-        return text
-    encoded = text.encode("utf-8", "replace")
-    if len(encoded) <= size:
-        return encoded.decode()
-    note = f" … (cut: {len(encoded):,} bytes)"
-    kept = encoded[: max(0, size - len(note.encode()))]
-    return kept.decode("utf-8", "ignore") + note
 
 
 def _set_time(value: Any, seconds: float) -> None:
