@@ -117,7 +117,7 @@ class ForkJoinQueue(Generic[P]):
         Cancelling it takes nothing back: the item may have been accepted.
         """
         encoded = [self._codec.encode(payload)]
-        return (await self._started().inbox.hand_in_from_loop(encoded))[0]
+        return (await (await self._astarted()).inbox.hand_in_from_loop(encoded))[0]
 
     def enqueue_many(self, payloads: Iterable[P]) -> list[str]:
         """Hand in many items with few calls; return their ids, in order, when all are durable.
@@ -125,12 +125,13 @@ class ForkJoinQueue(Generic[P]):
         Raises PayloadError, naming the first bad one, before any is reserved, and for an empty
         list. After a ServiceError some of the items may have been accepted.
         """
-        return self._started().inbox.hand_in(self._encode_all(payloads)).result()
+        encoded = self._encode_all(payloads)
+        return self._started().inbox.hand_in(encoded).result()
 
     async def aenqueue_many(self, payloads: Iterable[P]) -> list[str]:
         """As ``enqueue_many``, from any event loop."""
         encoded = self._encode_all(payloads)
-        return await self._started().inbox.hand_in_from_loop(encoded)
+        return await (await self._astarted()).inbox.hand_in_from_loop(encoded)
 
     @overload
     def handler(self, function: F, /) -> F: ...
@@ -239,6 +240,10 @@ class ForkJoinQueue(Generic[P]):
                     self._connect,
                 )
             return self._engine
+
+    async def _astarted(self) -> _Engine:
+        """As ``_started``, but loading and connecting do not block the caller's loop."""
+        return self._engine or await asyncio.to_thread(self._started)
 
     def _forget_parent(self) -> None:
         """In a forked child: the parent's threads are not here, and its sockets not ours."""
