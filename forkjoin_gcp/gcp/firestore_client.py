@@ -176,6 +176,8 @@ class FirestoreCalls:
 
     async def get(self, names: Sequence[str], *fields: str) -> dict[str, Any]:
         """The raw Documents of these names that exist, with ``fields`` alone if any are given."""
+        if not names:
+            return {}
         request = _GetRequest(database=self.database, documents=names)
         if fields:
             request.mask.field_paths.extend(fields)

@@ -1,0 +1,78 @@
+"""Every WorkStore keeps the same contract: in Firestore, in Valkey, and in process."""
+
+from __future__ import annotations
+
+import asyncio
+import uuid
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from typing import Any
+
+import pytest
+
+from forkjoin_gcp import Services
+from forkjoin_gcp.gcp.firestore import FirestoreStore
+from forkjoin_gcp.gcp.instance import open_client
+from forkjoin_gcp.gcp.memorystore_store import MemorystoreStore
+from forkjoin_gcp.names import Lane
+from forkjoin_gcp.ports import Counters
+from forkjoin_gcp.testing.in_process import InProcessStore
+from forkjoin_gcp.testing.store_contract import CHECKS, Check
+
+EXPIRE_AFTER = 3600.0
+every_check = pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
+
+
+def a_lane() -> Lane:
+    return Lane("checks", uuid.uuid4().hex[:12])
+
+
+@asynccontextmanager
+async def firestore_store(services: Services, **limits: float) -> AsyncIterator[FirestoreStore]:
+    store = FirestoreStore(services, Counters(), **limits)
+    try:
+        yield store
+    finally:
+        await store.close()
+
+
+@asynccontextmanager
+async def valkey_store(
+    services: Services, lane: Lane | None = None
+) -> AsyncIterator[MemorystoreStore]:
+    """At the end, no key of ``lane`` may be without a time to live."""
+    client = await open_client(services, 5.0)
+    store = MemorystoreStore(client, EXPIRE_AFTER, Counters())
+    try:
+        yield store
+        if lane is not None:
+            keys = [key async for key in client.scan_iter(match=f"*{lane.version}*", count=1000)]
+            ttls: list[Any] = [await client.pttl(key) for key in keys]
+            assert all(ttl > 0 for ttl in ttls), dict(zip(keys, ttls, strict=True))
+    finally:
+        await store.close()
+
+
+@every_check
+def test_firestore(check: Check, services: Services) -> None:
+    async def run() -> None:
+        async with firestore_store(services) as store:
+            await check(store, a_lane())
+
+    asyncio.run(run())
+
+
+@every_check
+def test_valkey(check: Check, services: Services) -> None:
+    lane = a_lane()
+
+    async def run() -> None:
+        async with valkey_store(services, lane) as store:
+            await check(store, lane)
+
+    asyncio.run(run())
+
+
+@every_check
+def test_in_process(check: Check) -> None:
+    asyncio.run(check(InProcessStore(), a_lane()))
