@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
+import os
+import subprocess
+import sys
 import threading
 import time
 from collections import Counter
@@ -154,22 +156,35 @@ def test_a_flush_in_the_middle_loses_nothing(
     assert set(seen) == set(range(640))
 
 
-def _enqueue_in_child(queue: ForkJoinQueue[Any], ids: Any) -> None:
-    ids.put(queue.enqueue({"n": 1}))
-    queue.close()
+FORKING = """
+import os, sys
+from forkjoin_gcp import ForkJoinQueue
+queue = ForkJoinQueue(sys.argv[1], batch_period=0)
+children = []
+for n in range(2):
+    child = os.fork()
+    if not child:
+        queue.enqueue({"n": n})
+        sys.exit(0)
+    children.append(child)
+sys.exit(max(os.waitpid(child, 0)[1] for child in children))
+"""
 
 
-@pytest.mark.filterwarnings("ignore:.*fork.*:DeprecationWarning")
-def test_a_child_forked_before_first_use_enqueues(declare: Declare) -> None:
-    """As gunicorn does with --preload: the queue is declared in the parent."""
+def test_children_of_one_that_declared_a_queue_enqueue(
+    declare: Declare, local_services: LocalServices
+) -> None:
+    """As under ``gunicorn --preload``: declared in the parent, used in its children."""
     queue = declare(batch_period=0)
-    context = multiprocessing.get_context("fork")
-    ids = context.Queue()
-    child = context.Process(target=_enqueue_in_child, args=(queue, ids))
-    child.start()
-    assert ids.get(timeout=30)
-    child.join(30)
-    assert child.exitcode == 0
+    seen: list[int] = []
+    queue.handler(lambda item: seen.append(item.payload["n"]))
+    join_url = {"FORKJOIN_JOIN_URL": queue.services.need("join_url")}
+    environment = {**os.environ, **local_services.environment(), **join_url}
+    done = subprocess.run(
+        [sys.executable, "-c", FORKING, queue.name], env=environment, timeout=60, check=False
+    )
+    assert done.returncode == 0
+    wait_until(lambda: sorted(seen) == [0, 1])
 
 
 # Bad input and services that are not there
@@ -199,11 +214,9 @@ def test_unreachable_services_are_named_with_what_to_do(
 
 
 def test_unreachable_cloud_tasks_defers_and_accepts(declare: Declare) -> None:
-    queue = declare(batch_period=0)
-    queue._services = queue.services.model_copy(update={"cloud_tasks_emulator_host": "127.0.0.1:9"})
+    queue = declare(batch_period=0, elsewhere={"CLOUD_TASKS_EMULATOR_HOST": "127.0.0.1:9"})
     assert queue.enqueue({"n": 1})
     assert queue.counters["schedule_deferred"] == 1
-    assert issubclass(SchedulerUnavailable, Exception)
 
 
 def test_missing_project_is_named() -> None:
