@@ -243,7 +243,8 @@ class ForkJoinQueue(Generic[P]):
 
     async def _astarted(self) -> _Engine:
         """As ``_started``, but loading and connecting do not block the caller's loop."""
-        return self._engine or await asyncio.to_thread(self._started)
+        engine = self._engine
+        return await asyncio.to_thread(self._started) if engine is None else engine
 
     def _forget_parent(self) -> None:
         """In a forked child: the parent's threads are not here, and its sockets not ours."""
