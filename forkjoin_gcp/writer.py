@@ -107,8 +107,10 @@ class Writer:
             while self._running:
                 await asyncio.wait(self._running)
         finally:
-            for task in self._running:
+            running = list(self._running)
+            for task in running:
                 task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
             while group := self._pending.take():
                 group.refuse_all(QueueClosed())
 
@@ -271,10 +273,12 @@ class Writer:
             both = port.release_and_reserve(lane, index, len(group.payloads), scheduled=scheduled)
             verdict, reservation = await self._in_time(both)
             return self._noted(verdict), (group, reservation)
-        except IndexUnavailable as error:
-            logger.warning("no answer to the release of %s: %s", index, error)
+        except BaseException as error:
             if group is not None:
                 self._pending.put_back(group.slices)
+            if not isinstance(error, IndexUnavailable):
+                raise
+            logger.warning("no answer to the release of %s: %s", index, error)
             return self._noted(Release.LATE), None
 
     def _noted(self, verdict: Release) -> Release:
