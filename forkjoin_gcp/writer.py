@@ -107,6 +107,7 @@ class Writer:
             while self._running:
                 await asyncio.wait(self._running)
         finally:
+            self._idle.clear()  # no lane starts again
             running = list(self._running)
             for task in running:
                 task.cancel()
@@ -135,7 +136,7 @@ class Writer:
                     await self._gather(started)
                     group = self._pending.take()
                     if group is None:
-                        return
+                        break
                     started = loop.time()
                     try:
                         held = group, await self._reserve(lane, len(group.payloads))
@@ -154,9 +155,8 @@ class Writer:
             if group is not None:
                 group.refuse_all(QueueClosed())
             raise
-        finally:
-            self._idle.append(lane)
-            self._start_lane()
+        self._idle.append(lane)
+        self._start_lane()
 
     async def _gather(self, started: float) -> None:
         """Wait for more callers where several wait already and the last group was just now."""
