@@ -239,7 +239,7 @@ def request(**fields: Any) -> tasks_v2.HttpRequest:
             f"The queue name from request ('{QUEUE}') must be the same as the queue name in the "
             f"named task ('{PARENT}/queues/other').",
         ),
-        (a_task(schedule_time=later(30 * DAY + 60)), "is too far in the future"),
+        (a_task(schedule_time=later(31 * DAY)), "is too far in the future"),
         (
             a_task(dispatch_deadline=duration_pb2.Duration(seconds=14, nanos=999_999_999)),
             "Task.dispatchDeadline must be between [15s, 30m].",
