@@ -57,13 +57,13 @@ class Ceiling:
 
     def __init__(self, setting: Setting) -> None:
         self._setting = setting
-        self._calls: list[list[bytes]] = []
+        self._requests: list[bytes] = []
         self._count = 0
         self._loop = asyncio.new_event_loop()
         self._channel: Any = None
 
-    def record(self, name: str, calls: int, count: int) -> tuple[int, int]:
-        """The requests of ``calls`` calls of ``count`` items: how many, with how many documents.
+    def record(self, name: str, count: int) -> tuple[int, int]:
+        """The requests of a call with ``count`` items: how many, with how many documents.
 
         The Cloud Tasks queue of ``name`` must exist.
         """
@@ -81,17 +81,14 @@ class Ceiling:
                     name, payload=Work, services=services, batch_period=60.0,
                     max_batch_items=1_000_000,
                 ) as queue:  # fmt: skip
-                    for _ in range(calls):
-                        before = len(recorder.requests)
-                        queue.enqueue_many(items)
-                        self._calls.append(recorder.requests[before:])
+                    queue.enqueue_many(items)
             finally:
                 server.stop(None).wait()
-        self._count = calls * count
+        self._requests, self._count = recorder.requests, count
         return len(recorder.requests), recorder.documents
 
     def replay(self) -> Sample:
-        """Send what was recorded: the requests of a call at once, one call after the other."""
+        """Send what was recorded, all requests at once."""
         return self._loop.run_until_complete(self._replay())
 
     async def _replay(self) -> Sample:
@@ -100,12 +97,11 @@ class Ceiling:
             await self._channel.channel_ready()
         send = self._channel.unary_unary(BATCH_WRITE)
         metadata = [("authorization", "Bearer owner")]
-        watch, latencies, answers = Stopwatch(), [], []
-        for requests in self._calls:
-            began = time.perf_counter()
-            answers += await asyncio.gather(*(send(one, metadata=metadata) for one in requests))
-            latencies.append(time.perf_counter() - began)
-        sample = watch.sample(latencies, self._count, {"firestore.batch_write": len(answers)})
+        watch = Stopwatch()
+        began = time.perf_counter()
+        answers = await asyncio.gather(*(send(one, metadata=metadata) for one in self._requests))
+        latency = time.perf_counter() - began
+        sample = watch.sample([latency], self._count, {"firestore.batch_write": len(answers)})
         for answer in answers:
             if any(status.code for status in _Response.FromString(answer).status):
                 raise RuntimeError("the store refused a recorded write")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -66,30 +66,28 @@ def measure_throughput(stage: Stage, plan: Plan) -> Throughput:
     found = Throughput()
     found.best_threads = _best_threads(stage, plan)
     stage.new_queue("ceiling", package=True)
-    found.recorded = stage.raw.call("record", "ceiling", plan.many_calls, plan.many_items)
+    found.recorded = stage.raw.call("record", "ceiling", plan.many_items)
     for number in range(plan.rounds):
         say(f"full load, round {number + 1} of {plan.rounds}")
-        kinds = _kinds(stage, plan, number, sorted({THREADS, found.best_threads}))
-        for kind, measure in kinds.items():
+        threads = sorted({THREADS, found.best_threads})
+        for kind, measure in _measurements(stage, plan, number, threads):
             found.rounds.setdefault(kind, []).append(measure())
             stage.meters.empty_store()
     return found
 
 
-def _kinds(
+def _measurements(
     stage: Stage, plan: Plan, number: int, threads: Sequence[int]
-) -> dict[str, Callable[[], Round]]:
+) -> Iterator[tuple[str, Callable[[], Round]]]:
     """The measurements of one round, in the order in which they are taken."""
-    seconds, label = plan.round_seconds, f"r{number}"
-    kinds: dict[str, Callable[[], Round]] = {
-        f"old_{each}": partial(_old, stage, label, each, seconds) for each in threads
-    }
-    new = partial(_new, stage)
-    kinds["aenqueue"] = partial(new, f"tasks-{number}", "tasks", COROUTINES, seconds)
-    kinds["enqueue"] = partial(new, f"threads-{number}", "threads", THREADS, seconds)
-    kinds["many"] = partial(new, f"many-{number}", "many", plan.many_calls, plan.many_items)
-    kinds["ceiling"] = partial(_raw, stage)
-    return kinds
+    seconds = plan.round_seconds
+    for each in threads:
+        yield f"old_{each}", partial(_old, stage, f"r{number}", each, seconds)
+    yield "aenqueue", partial(_new, stage, f"tasks-{number}", "tasks", COROUTINES, seconds)
+    yield "enqueue", partial(_new, stage, f"threads-{number}", "threads", THREADS, seconds)
+    for pair in range(plan.many_pairs):  # each is over in a fraction of a second
+        yield "many", partial(_new, stage, f"many-{number}-{pair}", "many", 1, plan.many_items)
+        yield "ceiling", partial(_raw, stage)
 
 
 def _best_threads(stage: Stage, plan: Plan) -> int:
