@@ -102,12 +102,7 @@ def _report(console: Console, lines: list[Line], done: Run, output: Path) -> boo
         done.joins,
         done.counted,
     )
-    title = f"{shown.handled:,} items in {shown.batches} batches, by {shown.requests} requests"
-    subtitle = (
-        f"{shown.tasks_created} tasks created ({shown.tasks_created / max(shown.handled, 1):.1%} "
-        f"of the items), {shown.wall_seconds:.1f} s; one at a time: "
-        f"{shown.one_at_a_time_seconds:.0f} s"
-    )
+    title, subtitle = report.headings(shown)
     picture.write_text(svg.draw(batches, title, subtitle), "utf-8")
     console.print()
     console.print(timeline.draw(batches, min(console.width, WIDTH_MAX)))

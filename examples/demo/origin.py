@@ -25,10 +25,12 @@ def content(number: int) -> bytes:
 
 
 class Origin:
-    """Answers, and counts: pages served, and how many at most were being waited for at once."""
+    """Answers, and counts: pages served, the seconds they were made to take, and how many at most
+    were being waited for at once."""
 
     def __init__(self) -> None:
         self.served = self.waiting = self.waiting_max = 0
+        self.seconds = 0.0
 
     def app(self) -> web.Application:
         app = web.Application()
@@ -40,14 +42,18 @@ class Origin:
         self.waiting += 1
         self.waiting_max = max(self.waiting_max, self.waiting)
         try:
-            await asyncio.sleep(random.uniform(SECONDS_MIN, SECONDS_MAX))
+            seconds = random.uniform(SECONDS_MIN, SECONDS_MAX)
+            await asyncio.sleep(seconds)
+            self.seconds += seconds
         finally:
             self.waiting -= 1
         self.served += 1
         return web.Response(body=content(int(request.match_info["number"])))
 
     async def _stats(self, _: web.Request) -> web.Response:
-        return web.json_response({"served": self.served, "waiting_max": self.waiting_max})
+        return web.json_response(
+            {"served": self.served, "seconds": self.seconds, "waiting_max": self.waiting_max}
+        )
 
 
 async def serve() -> None:

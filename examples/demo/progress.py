@@ -12,7 +12,7 @@ PLAIN_INTERVAL = 1.0
 
 
 class RunProgress:
-    """Shows how many of ``total`` items are posted and handled, by how many tasks and requests."""
+    """Shows how many of ``total`` lines are posted, and how many of their items handled."""
 
     def __init__(self, console: Console, total: int) -> None:
         self._console = console
@@ -33,17 +33,17 @@ class RunProgress:
             self._posted = self._bars.add_task("posted", total=total, note="")
             self._handled = self._bars.add_task("handled", total=total, note="")
 
-    def update(self, posted: int, handled: int, tasks: int, requests: int) -> None:
-        note = f"{tasks} tasks, {requests} requests"
+    def update(self, accepted: int, refused: int, handled: int, note: str) -> None:
+        """What was posted was ``accepted`` or ``refused``; what is refused is never handled."""
+        due = self._total - refused
         if self._bars is not None:
-            self._bars.update(self._posted, completed=posted)
-            self._bars.update(self._handled, completed=handled, note=note)
+            self._bars.update(self._posted, completed=accepted + refused)
+            self._bars.update(self._handled, completed=handled, total=due, note=note)
             return
         now = time.monotonic()
-        line = f"posted {posted:,}, handled {handled:,} of {self._total:,}; {note}"
-        due = now - self._shown_at >= PLAIN_INTERVAL or handled == self._total
-        if due and line != self._shown:
-            self._console.print(f"{now - self._began:6.1f} s  {line}", highlight=False)
+        line = f"posted {accepted + refused:,}, handled {handled:,} of {due:,}; {note}"
+        if (now - self._shown_at >= PLAIN_INTERVAL or handled == due) and line != self._shown:
+            self._console.print(f"{now - self._began:6.1f} s  {line}")
             self._shown, self._shown_at = line, now
 
     def __enter__(self) -> RunProgress:

@@ -6,6 +6,7 @@ from rich import box
 from rich.table import Table
 
 from .figures import Figures
+from .wording import count
 
 
 def table(figures: Figures) -> Table:
@@ -24,6 +25,17 @@ def table(figures: Figures) -> Table:
     return rows
 
 
+def headings(f: Figures) -> tuple[str, str]:
+    """The run in two lines."""
+    items, batches = count(f.handled, "item"), count(f.batches, "batch")
+    share = f"{_per(f.tasks_created, f.handled):.1%} of the items"
+    return (
+        f"{items} in {batches}, by {count(f.requests, 'request')}",
+        f"{count(f.tasks_created, 'task')} created ({share}); {f.wall_seconds:.1f} s, "
+        f"where one at a time would take {f.one_at_a_time_seconds:,.0f} s",
+    )
+
+
 Row = tuple[str, str, str]
 
 
@@ -37,7 +49,7 @@ def _items(f: Figures) -> list[Row]:
     if f.not_posted:
         rows.append(("  not enqueued", f"{f.not_posted:,}", "no URL: their results say why"))
     if f.failed:
-        rows.append(("  with an error", f"{f.failed:,}", "fetched in vain: their results say why"))
+        rows.append(("  with an error", f"{f.failed:,}", "could not be had: their results say why"))
     return rows
 
 
@@ -48,33 +60,37 @@ def _fan_in(f: Figures) -> list[Row]:
     tasks = f"{_per(f.tasks_created, f.handled):.1%} of the items"
     if f.tasks_deduplicated:
         tasks += f"; {f.tasks_deduplicated} more refused, their names being taken"
-    return [
+    rows = [
         ("batches", f"{f.batches:,}", f"{_per(f.handled, f.batches):,.0f} items a batch"),
         ("tasks created", f"{f.tasks_created:,}", tasks),
         ("requests to the join function", f"{f.requests:,}", per_request),
-        (
-            "fetches at once, at most",
-            f"{f.origin_waiting_max:,}",
-            f"the origin served {f.origin_served:,}",
-        ),
     ]
+    if f.origin_served:
+        most = f"{f.origin_waiting_max:,}"
+        rows.append(("pages waited for at once", most, "at most, as the origin saw it"))
+    return rows
 
 
 def _calls(f: Figures) -> list[Row]:
-    documents = ", ".join(
-        f"{count:,} documents {name.removeprefix('documents_')}"
-        for name, count in f.firestore.items()
+    documents = [
+        f"{n:,} {name.removeprefix('documents_')}"
+        for name, n in f.firestore.items()
         if name.startswith("documents_")
+    ]
+    calls = (
+        ("Firestore", f.firestore_calls, f"; documents: {', '.join(documents)}"),
+        ("Memorystore", f.memorystore, ""),
+        ("Cloud Tasks", f.cloud_tasks, ""),
     )
     return [
-        ("Firestore calls an item", _rate(f.firestore_calls, f.handled), documents),
-        ("Memorystore calls an item", _rate(f.memorystore, f.handled), f"{f.memorystore:,} in all"),
-        ("Cloud Tasks calls an item", _rate(f.cloud_tasks, f.handled), f"{f.cloud_tasks:,} in all"),
+        (f"{name} calls an item", f"{_per(n, f.handled):.3f}", f"{n:,} in all{note}")
+        for name, n, note in calls
     ]
 
 
 def _times(f: Figures) -> list[Row]:
     faster = _per(f.one_at_a_time_seconds, f.wall_seconds)
+    alone = "the origin's waits" if f.one_at_a_time_seconds == f.origin_seconds else "all fetches"
     return [
         (
             "enqueue to handled, p50 / p99",
@@ -89,15 +105,11 @@ def _times(f: Figures) -> list[Row]:
         ("wall time", f"{f.wall_seconds:.1f} s", "first request to last result"),
         (
             "one at a time",
-            f"{f.one_at_a_time_seconds:.0f} s",
-            f"computed: all fetch times in a row; {faster:.0f} times as long",
+            f"{f.one_at_a_time_seconds:,.0f} s",
+            f"computed: {alone} in a row; {faster:.0f} times as long",
         ),
     ]
 
 
 def _per(count: float, of: float) -> float:
     return count / of if of else 0.0
-
-
-def _rate(count: int, of: int) -> str:
-    return f"{_per(count, of):.3f}"

@@ -75,7 +75,10 @@ async def _watch(
         tasks = await _task_queue(stack, session)
         handled.add(results.read())
         progress.update(
-            len(posted.ids), len(handled.by_line), tasks["creates"], tasks["dispatches"]
+            len(posted.ids),
+            len(posted.refused),
+            len(handled.by_line),
+            f"{tasks['creates']} tasks, {tasks['dispatches']} requests",
         )
         state = (len(posted.asked_at), len(handled.by_line), tasks["dispatches"])
         if state != last:

@@ -7,6 +7,7 @@ from xml.sax.saxutils import escape, quoteattr
 
 from .history import Batch, pack
 from .timeline import tick_step
+from .wording import count
 
 WIDTH, LEFT, RIGHT, TOP, BOTTOM = 1_200, 150, 180, 118, 40
 GAP = 14
@@ -59,11 +60,11 @@ def _legend(x: float, y: float) -> list[str]:
     color = COLORS[0]
     return [
         f'<circle cx="{x + 5}" cy="{y - 4}" r="4" fill="{color}" fill-opacity="0.55"/>',
-        _text(x + 16, y, "items written, by number", fill=FAINT, size=12),
-        _rule(x + 182, y - 11, y + 2, INK, 2),
-        _text(x + 190, y, "R: the root task runs", fill=FAINT, size=12),
-        _bar(x + 330, y - 10, 26, 10, color, ""),
-        _text(x + 364, y, "requests to the join function", fill=FAINT, size=12),
+        _text(x + 16, y, "items written", fill=FAINT, size=12),
+        _rule(x + 132, y - 11, y + 2, INK, 2),
+        _text(x + 140, y, "R: the root task runs", fill=FAINT, size=12),
+        _bar(x + 284, y - 10, 26, 10, color, ""),
+        _text(x + 318, y, "requests to the join function", fill=FAINT, size=12),
     ]
 
 
@@ -92,11 +93,7 @@ def _band(number: int, batch: Batch, scale: _Scale, y: float, height: float) -> 
             f'<line x1="{begin:.1f}" y1="{middle}" x2="{end:.1f}" y2="{middle}" '
             f'stroke="{color}" stroke-opacity="0.35" stroke-width="1.5"/>'
         )
-    parts += [
-        f'<circle cx="{scale.x(at):.1f}" cy="{middle}" r="{_radius(count):.1f}" '
-        f'fill="{color}" fill-opacity="0.45"><title>{count} items</title></circle>'
-        for at, count in batch.writes
-    ]
+    parts += [_dot(scale.x(at), middle, items, color) for at, items in batch.writes]
     rows = pack(batch.joins)
     thick = height / max(len(rows), 1)
     for place, row in enumerate(rows):
@@ -109,14 +106,18 @@ def _band(number: int, batch: Batch, scale: _Scale, y: float, height: float) -> 
         x = scale.x(root.began)
         parts.append(_rule(x, y - 4, y + height + 4, INK, 2))
         parts.append(_text(x - 5, y + 7, "R", weight=700, size=12, anchor="end"))
-    note = f"{batch.items:,} items, {len(batch.joins)} requests"
+    note = f"{count(batch.items, 'item')}, {count(len(batch.joins), 'request')}"
     parts.append(_text(scale.x(batch.ended) + 10, middle + 4, note, fill=FAINT, size=12))
     return [*parts, "</g>"]
 
 
-def _radius(count: int) -> float:
-    """So that the area goes with the number of items."""
-    return float(min(11.0, max(1.8, 1.3 * count**0.5)))
+def _dot(x: float, y: float, items: int, color: str) -> str:
+    """Its area goes with the number of items."""
+    radius = min(11.0, max(1.8, 1.3 * items**0.5))
+    return (
+        f'<circle cx="{x:.1f}" cy="{y:.1f}" r="{radius:.1f}" fill="{color}" fill-opacity="0.45">'
+        f"<title>{count(items, 'item')}</title></circle>"
+    )
 
 
 def _bar(x: float, y: float, width: float, height: float, color: str, title: str) -> str:

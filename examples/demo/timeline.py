@@ -17,7 +17,8 @@ from collections.abc import Sequence
 from rich.style import Style
 from rich.text import Text
 
-from .history import Batch, pack
+from .history import Batch
+from .wording import count
 
 COLORS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600)
@@ -29,7 +30,8 @@ def draw(batches: Sequence[Batch], width: int) -> Text:
     """The picture, at most ``width`` columns wide. Empty without batches."""
     if not batches:
         return Text("")
-    axis = Axis(batches, max(20, width - LABEL - 1))
+    beside = max(len(_note(batch)) for batch in batches)  # of the axis, at its right
+    axis = Axis(batches, max(20, width - LABEL - beside))
     picture = Text(no_wrap=True, overflow="crop")
     picture.append(" " * LABEL + axis.labels() + "\n", "dim")
     picture.append(" " * LABEL + axis.rule() + "\n", "dim")
@@ -63,10 +65,8 @@ class Axis:
         return min(self.columns - 1, max(0, int(share * self.columns)))
 
     def _ticks(self) -> list[tuple[int, str]]:
-        count = int(self.seconds / self.step) + 1
-        return [
-            (self.column(self.began + n * self.step), f"{n * self.step:g} s") for n in range(count)
-        ]
+        times = [n * self.step for n in range(int(self.seconds / self.step) + 1)]
+        return [(self.column(self.began + at), f"{at:g} s") for at in times]
 
     def labels(self) -> str:
         cells = [" "] * self.columns
@@ -79,7 +79,7 @@ class Axis:
         cells = ["-"] * self.columns
         for at, _ in self._ticks():
             cells[at] = "|"
-        return "".join(cells) + ">"
+        return "".join(cells) + "> time"
 
 
 def tick_step(seconds: float, ticks_max: int) -> float:
@@ -130,7 +130,7 @@ def _diagram(batches: Sequence[Batch], axis: Axis) -> list[_Row]:
 def _bars(picture: Text, number: int, batch: Batch, axis: Axis) -> None:
     """One row: where the batch's items were written, its R, and while requests were at work."""
     style = COLORS[(number - 1) % len(COLORS)]
-    row = _Row(axis.columns)
+    row = _Row(axis.columns + len(_note(batch)))
     if batch.writes and batch.root:
         begin, end = axis.column(batch.writes[0][0]), axis.column(batch.root.began)
         row.put(begin, "·" * (end - begin), "dim")
@@ -141,17 +141,11 @@ def _bars(picture: Text, number: int, batch: Batch, axis: Axis) -> None:
         row.put(begin, "━" * (end - begin + 1), style)
     if batch.root is not None:
         row.put(axis.column(batch.root.began), "R", "bold")
-    note = f" {batch.items:,} items, {len(batch.joins)} requests"
-    if len(pack(batch.joins)) > 1:
-        note += f", {len(pack(batch.joins))} at once"
-    row.put(max(axis.column(batch.ended) + 1, 0), note, "dim")
-    text = row.text()
-    if not text.plain.endswith(note):  # no room at the right: it goes to the left
-        at = axis.column(batch.began) - len(note) - 1
-        row.put(axis.column(batch.ended) + 1, " " * len(note), "")
-        if at >= 0:
-            row.put(at, note, "dim")
-        text = row.text()
+    row.put(axis.column(batch.ended) + 1, _note(batch), "dim")
     picture.append(f"{f'batch {number}':{LABEL}}", style)
-    picture.append_text(text)
+    picture.append_text(row.text())
     picture.append("\n")
+
+
+def _note(batch: Batch) -> str:
+    return f" {count(batch.items, 'item')}, {count(len(batch.joins), 'request')}"
