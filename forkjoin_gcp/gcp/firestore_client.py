@@ -37,7 +37,7 @@ MAX_WRITES = 500
 EMULATOR_PATIENCE = 2.0
 """Seconds for which an emulator that never answered yet is tried: most likely nobody started it."""
 
-OK, INVALID_ARGUMENT, NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION = 0, 3, 5, 6, 9
+NOT_FOUND, ALREADY_EXISTS, PERMISSION_DENIED, FAILED_PRECONDITION = 5, 6, 7, 9
 PASSING = frozenset({1, 2, 4, 8, 10, 13, 14})
 """Codes of what may succeed later: CANCELLED, UNKNOWN, DEADLINE_EXCEEDED, RESOURCE_EXHAUSTED,
 ABORTED, INTERNAL, UNAVAILABLE."""
@@ -97,47 +97,49 @@ class FirestoreCalls:
         return [answer for part in answers for answer in part]
 
     async def _write_part(self, writes: Sequence[Any]) -> list[Exception | None]:
-        answers: list[Exception | None] = [None] * len(writes)
-        left = list(range(len(writes)))
+        answers: dict[int, Exception | None] = {}
 
         async def call(client: Any, seconds: float) -> None:
-            nonlocal left
-            request = _BatchWriteRequest(database=self.database, writes=[writes[n] for n in left])
-            self._counters["firestore.batch_write"] += 1
-            response = await client.batch_write(
-                types.BatchWriteRequest.wrap(request),
-                retry=None,
-                timeout=seconds,
-                metadata=self._metadata,
-            )
-            statuses = types.BatchWriteResponse.pb(response).status
-            self._count(writes[n] for n, s in zip(left, statuses, strict=True) if not s.code)
-            again = []
+            left = [n for n in range(len(writes)) if n not in answers]
+            statuses = await self._write_once(client, [writes[n] for n in left], seconds)
+            passing = ""
             for n, status in zip(left, statuses, strict=True):
                 if status.code in PASSING:
-                    again.append(n)
-                elif status.code:
-                    answers[n] = self._refusal(status.code, status.message)
-            left = again
-            if left:
-                passing = next(s for s in statuses if s.code in PASSING)
-                raise _PassingError(passing.message or f"code {passing.code}")
+                    passing = status.message or f"code {status.code}"
+                else:
+                    answers[n] = self._refusal(status.code, status.message) if status.code else None
+            if passing:
+                raise _PassingError(passing)
 
         try:
             await self._retrying(self._write_seconds, call)
-        except UnmetError as error:  # the request as a whole: no precondition is meant
-            for n in left:
-                answers[n] = self._refused(str(error))
+        except UnmetError as error:  # the request as a whole: no write's precondition is meant
+            failure: Exception = self._refused(str(error))
         except ServiceError as error:
-            if len(left) > 1 and isinstance(error.__cause__, google_errors.InvalidArgument):
-                # One write that is not acceptable must not take the others with it.
-                alone = await asyncio.gather(*(self._write_part([writes[n]]) for n in left))
-                for n, answer in zip(left, alone, strict=True):
-                    answers[n] = answer[0]
-            else:
-                for n in left:
-                    answers[n] = error
-        return answers
+            failure = error
+        else:
+            return [answers[n] for n in range(len(writes))]
+        left = [n for n in range(len(writes)) if n not in answers]
+        if len(left) > 1 and isinstance(failure.__cause__, google_errors.InvalidArgument):
+            # One write that is not acceptable must not take the others with it.
+            alone = await asyncio.gather(*(self._write_part([writes[n]]) for n in left))
+            answers.update((n, answer[0]) for n, answer in zip(left, alone, strict=True))
+        return [answers.get(n, failure) for n in range(len(writes))]
+
+    async def _write_once(self, client: Any, writes: Sequence[Any], seconds: float) -> Any:
+        """The writes' raw Statuses."""
+        self._counters["firestore.batch_write"] += 1
+        request = _BatchWriteRequest(database=self.database, writes=writes)
+        response = await client.batch_write(
+            types.BatchWriteRequest.wrap(request),
+            retry=None,
+            timeout=seconds,
+            metadata=self._metadata,
+        )
+        statuses = types.BatchWriteResponse.pb(response).status
+        done = zip(writes, statuses, strict=True)
+        self._count([write for write, status in done if not status.code])
+        return statuses
 
     async def commit(self, writes: Sequence[Any]) -> bool:
         """Apply all raw Writes or none. Raises UnmetError."""
@@ -171,7 +173,7 @@ class FirestoreCalls:
             return [answer.document for answer in answers if answer.HasField("document")]
 
         documents = await self._retrying(self._read_seconds, call)
-        self._counters["firestore.documents_read"] += len(documents)
+        self._counters["firestore.documents_read"] += max(1, len(documents))  # as charged
         return documents
 
     async def get(self, names: Sequence[str], *fields: str) -> dict[str, Any]:
@@ -194,7 +196,7 @@ class FirestoreCalls:
             return {a.found.name: a.found for a in answers if a.HasField("found")}
 
         documents = await self._retrying(self._read_seconds, call)
-        self._counters["firestore.documents_read"] += len(names)  # a missing one is charged, too
+        self._counters["firestore.documents_read"] += len(names)  # as charged: missing ones, too
         return documents
 
     async def close(self) -> None:
@@ -250,10 +252,10 @@ class FirestoreCalls:
     async def _connect(self) -> Any:
         async with self._connecting:
             if self._client is None:
-                self._client = FirestoreAsyncClient(transport=await self._transport())
+                self._client = await self._new_client()
         return self._client
 
-    async def _transport(self) -> Any:
+    async def _new_client(self) -> FirestoreAsyncClient:
         host = self._services.firestore_emulator_host
         if host is None:
             try:
@@ -265,7 +267,7 @@ class FirestoreCalls:
                 raise ConfigurationError(
                     f"no credentials for Firestore: {_text(error)} {LOCAL_HINT}"
                 ) from error
-            return FirestoreGrpcAsyncIOTransport(credentials=found[0])
+            return FirestoreAsyncClient(credentials=found[0])
         channel = grpc.aio.insecure_channel(
             host,
             options=[
@@ -276,7 +278,7 @@ class FirestoreCalls:
                 ("grpc.max_reconnect_backoff_ms", 1_000),
             ],
         )
-        return FirestoreGrpcAsyncIOTransport(channel=channel)
+        return FirestoreAsyncClient(transport=FirestoreGrpcAsyncIOTransport(channel=channel))
 
     def _refusal(self, code: int, message: str) -> Exception:
         """A precondition not met, or what Firestore will never take."""
@@ -284,7 +286,7 @@ class FirestoreCalls:
             return self._refused(message, "The database is missing: create it, or correct ")
         if code in (NOT_FOUND, ALREADY_EXISTS, FAILED_PRECONDITION):
             return UnmetError(code, message)
-        if code == 7:  # PERMISSION_DENIED
+        if code == PERMISSION_DENIED:
             return self._refused(message, "The role roles/datastore.user is needed there. Check ")
         return self._refused(message)
 
@@ -303,7 +305,7 @@ class FirestoreCalls:
             )
         return f"Check {VARIABLES['firestore_emulator_host']}={host}. {LOCAL_HINT}"
 
-    def _count(self, writes: Any) -> None:
+    def _count(self, writes: Sequence[Any]) -> None:
         for write in writes:
             kind = "deleted" if write.delete else "written"
             self._counters[f"firestore.documents_{kind}"] += 1

@@ -103,8 +103,9 @@ class MemorystoreStore:
                 results += [answer] * len(call)
             else:
                 raise answer
-        if results and all(isinstance(result, StoreUnavailable) for result in results):
-            raise results[0] or StoreUnavailable()
+        failures = [result for result in results if isinstance(result, StoreUnavailable)]
+        if failures and len(failures) == len(results):
+            raise failures[0]
         return results
 
     async def _create_some(

@@ -340,6 +340,18 @@ def test_firestore_without_a_project_says_how_to_set_it() -> None:
         FirestoreStore(Services(), Counters())
 
 
+def test_firestore_without_credentials_says_so(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "/nowhere/key.json")
+
+    async def run() -> None:
+        store = FirestoreStore(Services(project="p"), Counters())
+        with pytest.raises(ConfigurationError, match=r"credentials.*emulator-scripts/start"):
+            await store.listing(a_batch(a_lane()))
+        await store.close()
+
+    asyncio.run(run())
+
+
 async def spoil_firestore(store: Any, batch: Batch) -> None:
     """Segment 0 has a payload that is no text, 10 has no payloads, and one has no position."""
     write = types.Write.pb()

