@@ -67,12 +67,14 @@ def measure_throughput(stage: Stage, plan: Plan) -> Throughput:
     found.best_threads = _best_threads(stage, plan)
     stage.new_queue("ceiling", package=True)
     found.recorded = stage.raw.call("record", "ceiling", plan.many_items)
-    for number in range(plan.rounds):
-        say(f"full load, round {number + 1} of {plan.rounds}")
+    for number in range(plan.rounds + 1):
+        say(f"full load, round {number} of {plan.rounds}" + " (to warm up)" * (not number))
         threads = sorted({THREADS, found.best_threads})
         for kind, measure in _measurements(stage, plan, number, threads):
-            found.rounds.setdefault(kind, []).append(measure())
+            taken = measure()
             stage.meters.empty_store()
+            if number:
+                found.rounds.setdefault(kind, []).append(taken)
     return found
 
 
@@ -80,14 +82,15 @@ def _measurements(
     stage: Stage, plan: Plan, number: int, threads: Sequence[int]
 ) -> Iterator[tuple[str, Callable[[], Round]]]:
     """The measurements of one round, in the order in which they are taken."""
-    seconds = plan.round_seconds
+    seconds = plan.round_seconds if number else plan.round_seconds / 2
     for each in threads:
         yield f"old_{each}", partial(_old, stage, f"r{number}", each, seconds)
     yield "aenqueue", partial(_new, stage, f"tasks-{number}", "tasks", COROUTINES, seconds)
     yield "enqueue", partial(_new, stage, f"threads-{number}", "threads", THREADS, seconds)
     for pair in range(plan.many_pairs):  # each is over in a fraction of a second
         yield "many", partial(_new, stage, f"many-{number}-{pair}", "many", 1, plan.many_items)
-        yield "ceiling", partial(_raw, stage)
+        yield "build", partial(_raw, stage, "build")
+        yield "replay", partial(_raw, stage, "replay")
 
 
 def _best_threads(stage: Stage, plan: Plan) -> int:
@@ -117,8 +120,8 @@ def _new(stage: Stage, name: str, method: str, *args: float) -> Round:
     return taken
 
 
-def _raw(stage: Stage) -> Round:
-    return _metered(stage, lambda: stage.raw.call("replay"))
+def _raw(stage: Stage, method: str) -> Round:
+    return _metered(stage, lambda: stage.raw.call(method))
 
 
 def _metered(stage: Stage, run: Callable[[], Sample]) -> Round:

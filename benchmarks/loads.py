@@ -21,9 +21,13 @@ class Stopwatch:
         self._cpu = time.process_time()
         self._wall = time.perf_counter()
 
+    def elapsed(self) -> float:
+        """Seconds of wall time so far."""
+        return time.perf_counter() - self._wall
+
     def sample(self, latencies: Sequence[float], items: int, calls: dict[str, int]) -> Sample:
         """``latencies`` in seconds, one a call."""
-        seconds = time.perf_counter() - self._wall
+        seconds = self.elapsed()
         cpu = time.process_time() - self._cpu
         p50, p99 = percentile(latencies, 0.5) * 1e3, percentile(latencies, 0.99) * 1e3
         return Sample(items, seconds, cpu, p50, p99, calls)

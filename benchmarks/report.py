@@ -44,8 +44,10 @@ def targets(results: Results) -> list[Target]:
     return [
         Target(ahead[0], ratio(rates["aenqueue"], rates[best]), 20, at_least=True, unit="×"),
         Target(ahead[1], ratio(rates["enqueue"], rates[f"old_{THREADS}"]), 8, True, "×"),
-        Target("`enqueue_many` : raw ceiling, items/s", ratio(rates["many"], rates["ceiling"]),
-               0.7, at_least=True, unit="×"),
+        Target("`enqueue_many` : raw `BatchWrite`, built from the same texts",
+               ratio(rates["many"], rates["build"]), 0.7, at_least=True, unit="×"),
+        Target("`enqueue_many` : raw `BatchWrite`, recorded bytes replayed",
+               ratio(rates["many"], rates["replay"]), 0.7, at_least=True, unit="×"),
         Target(f"{at_rate}create_task calls an item", paced.round.creates, 0.02, at_least=False),
         Target(f"{at_rate}Memorystore round trips an item", paced.round.round_trips, 0.2, False),
         Target(f"{at_rate}Firestore documents written an item", paced.written, 0.25, False),
@@ -95,9 +97,9 @@ def _targets(results: Results) -> str:
 def _load(load: Throughput) -> str:
     kinds = [kind for kind in load.rounds if kind.startswith("old_")]
     heads = [f"2010 port, {kind.removeprefix('old_')} threads" for kind in kinds]
-    kinds += ["aenqueue", "enqueue", "many", "ceiling"]
+    kinds += ["aenqueue", "enqueue", "many", "build", "replay"]
     heads += [f"`aenqueue` × {COROUTINES}", f"`enqueue` × {THREADS} threads"]
-    heads += ["`enqueue_many`", "raw `BatchWrite`"]
+    heads += ["`enqueue_many`", "raw `BatchWrite`, built", "raw `BatchWrite`, replayed"]
 
     def row(name: str, cell: object) -> list[str]:
         assert callable(cell)

@@ -24,7 +24,7 @@ UNREAD: Settings = {"batch_period": 60.0, "max_batch_items": 1_000_000}
 
 UNREAD_PERIOD = 60.0
 
-JAVA_OPTIONS = "-Xms3g -Xmx3g -Xmn1g"
+JAVA_OPTIONS = "-Xms3g -Xmx3g -Xmn1g -XX:+AlwaysPreTouch"
 """For the Firestore emulator. It keeps whatever was ever written, deleted or not, and a run writes
 more than the half gigabyte that is plenty for everything else; a heap that is nearly full would be
 measured, and not what is asked."""
@@ -38,10 +38,10 @@ class Plan:
     round_seconds: float = 2.0
     many_pairs: int = 4
     many_items: int = 10_000
-    idle_blocks: int = 4
-    idle_calls: int = 12
+    idle_blocks: int = 8
+    idle_calls: int = 6
     paced_seconds: float = 6.0
-    releases: int = 25
+    releases: int = 21
     large_rounds: int = 3
     large_items: int = 10_000
     import_rounds: int = 5

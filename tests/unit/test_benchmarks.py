@@ -1,0 +1,66 @@
+"""The arithmetic behind the figures of `make bench`."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from benchmarks.figures import Sample, Target, median, percentile, ratio
+from benchmarks.joining import depth_of
+from benchmarks.setting import ITEM_BYTES, make_items
+from forkjoin_gcp.names import Batch, Lane
+from forkjoin_gcp.tasks import ChunkTask, RootTask
+
+
+@pytest.mark.parametrize(
+    ("share", "expected"), [(0.0, 1), (0.5, 2), (0.51, 3), (0.75, 3), (0.99, 4), (1.0, 4)]
+)
+def test_a_percentile_is_the_smallest_value_that_enough_do_not_exceed(share, expected):
+    assert percentile([4, 1, 3, 2], share) == expected
+
+
+def test_one_value_is_every_percentile():
+    assert percentile([7.0], 0.99) == 7.0
+
+
+def test_no_values_have_no_percentile():
+    with pytest.raises(ValueError, match="no values"):
+        percentile([], 0.5)
+
+
+def test_a_sample_is_per_second_and_per_item():
+    sample = Sample(200, 4.0, 0.01, 1.0, 2.0, {"firestore.batch_write": 50})
+    assert sample.rate == 50
+    assert sample.cpu_us == pytest.approx(50)
+    assert sample.per_item("firestore.batch_write") == 0.25
+    assert sample.per_item("never.called") == 0
+
+
+def test_rounds_are_compared_by_their_medians():
+    assert ratio([10, 400, 20], [2, 1, 1000]) == 10
+    samples = [Sample(items, 1.0, 1.0, 0.0, 0.0) for items in (5, 1, 100)]
+    assert median(samples, lambda sample: sample.rate) == 5
+
+
+@pytest.mark.parametrize(
+    ("value", "at_least", "met"),
+    [(8, True, True), (7.99, True, False), (8, False, True), (8.01, False, False)],
+)
+def test_a_target_is_met_at_its_limit(value, at_least, met):
+    assert Target("", value, 8, at_least).met is met
+
+
+def test_items_are_of_the_size_that_is_claimed_and_all_different():
+    items = make_items(50)
+    texts = {json.dumps(item, separators=(",", ":")) for item in items}
+    assert len(texts) == 50
+    assert {len(text) for text in texts} == {ITEM_BYTES}
+
+
+def test_how_many_tasks_led_to_a_task_is_read_off_its_id():
+    batch = Batch(Lane("some-feeds", "v1"), 1_700_000_000_000)
+    assert depth_of(RootTask(batch).task_id) == 0
+    assert depth_of(ChunkTask(batch, 9_900, 10_000).task_id) == 1
+    assert depth_of(ChunkTask(batch, 9_900, 10_000, 2).task_id) == 3
+    assert depth_of("fjq-large-old-v1-29000000-2654435761-99") == 99
