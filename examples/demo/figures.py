@@ -39,10 +39,11 @@ class Figures:
 
     lines: int
     lines_out: int
-    posted: int
     handled: int
+    lost: int
+    """Accepted by the service, and no result came."""
     failed: int
-    not_posted: int
+    not_accepted: int
     delivered_again: int
     posted_again: int
     batches: int
@@ -82,7 +83,7 @@ class Figures:
     @property
     def complete(self) -> bool:
         """Whether every line has its one line, and everything accepted was handled."""
-        return self.lines_out == self.lines and self.handled == self.posted
+        return self.lines_out == self.lines and not self.lost
 
 
 def figures(
@@ -105,10 +106,10 @@ def figures(
     return Figures(
         lines=len(merged),
         lines_out=lines_out,
-        posted=len(posted.ids),
         handled=len(done),
+        lost=len(posted.ids.keys() - handled.by_line.keys()),
         failed=sum(1 for record in done if record["error"]),
-        not_posted=len(merged) - len(posted.ids),
+        not_accepted=len(merged) - len(posted.ids.keys() | handled.by_line.keys()),
         delivered_again=handled.delivered_again,
         posted_again=handled.posted_again,
         batches=sum(1 for batch in batches if batch.joins),

@@ -46,10 +46,12 @@ def _items(f: Figures) -> list[Row]:
         ("lines in", f"{f.lines:,}", ""),
         ("results out", f"{f.lines_out:,}", f"{verdict}; {again} came again and were dropped"),
     ]
-    if f.not_posted:
-        rows.append(("  not enqueued", f"{f.not_posted:,}", "no URL: their results say why"))
+    if f.not_accepted:
+        rows.append(("  not enqueued", f"{f.not_accepted:,}", "their results say why"))
     if f.failed:
-        rows.append(("  with an error", f"{f.failed:,}", "could not be had: their results say why"))
+        rows.append(("  fetched in vain", f"{f.failed:,}", "their results say why"))
+    if f.lost:
+        rows.append(("  lost", f"{f.lost:,}", "enqueued, and no result came"))
     return rows
 
 

@@ -21,6 +21,8 @@ ROOT = Path(__file__).resolve().parents[2]
 SERVICE = ROOT / "examples" / "service"
 FUNCTION = ROOT / "functions" / "main.py"
 READY_SECONDS = 60.0
+GRACE_SECONDS = 2.0
+"""For what is in flight at the end: nothing, but after an interrupt."""
 
 
 @dataclass(frozen=True)
@@ -88,6 +90,7 @@ class Stack:
             self.logs.directory / f"{name}.log",
             env=self._environment(),
             piped=piped,
+            grace=GRACE_SECONDS,
         )
         self.children.append(child)
         return child

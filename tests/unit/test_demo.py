@@ -190,6 +190,7 @@ def test_a_lost_item_is_not_reported_as_success() -> None:
     out = io.StringIO()
     Console(file=out, width=120).print(table(found))
     assert "NOT each exactly once" in out.getvalue()
+    assert found.lost == 1
 
 
 def test_the_picture_is_that_of_2010() -> None:
