@@ -101,6 +101,13 @@ class ForkJoinQueue(Generic[P]):
             self._services = Services.from_env()
         return self._services
 
+    def start(self) -> None:
+        """Load the client libraries and connect now, which the first ``enqueue`` does otherwise.
+
+        Worth calling where a service starts: it takes about a second. Raises ConfigurationError.
+        """
+        self._started()
+
     def enqueue(self, payload: P) -> str:
         """Hand in one item from any thread; return its id when it is durable.
 

@@ -81,6 +81,14 @@ def test_declaring_does_no_io_and_needs_no_environment(
     assert repr(feeds) == "ForkJoinQueue('feeds', payload=Feed)"
 
 
+def test_starting_connects_before_the_first_item(
+    cloud: Cloud, feeds: ForkJoinQueue[Feed]
+) -> None:
+    feeds.start()
+    feeds.start()
+    assert cloud.connections == 1
+
+
 def test_enqueue_and_handle(cloud: Cloud, feeds: ForkJoinQueue[Feed]) -> None:
     seen: list[Item[Feed]] = []
 
