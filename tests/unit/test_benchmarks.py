@@ -8,6 +8,7 @@ import pytest
 
 from benchmarks.figures import Sample, Target, median, percentile, ratio
 from benchmarks.joining import depth_of
+from benchmarks.report import BEGIN, END, insert
 from benchmarks.setting import ITEM_BYTES, make_items
 from forkjoin_gcp.names import Batch, Lane
 from forkjoin_gcp.tasks import ChunkTask, RootTask
@@ -64,3 +65,14 @@ def test_how_many_tasks_led_to_a_task_is_read_off_its_id():
     assert depth_of(ChunkTask(batch, 9_900, 10_000).task_id) == 1
     assert depth_of(ChunkTask(batch, 9_900, 10_000, 2).task_id) == 3
     assert depth_of("fjq-large-old-v1-29000000-2654435761-99") == 99
+
+
+def test_a_page_keeps_everything_outside_its_marks():
+    page = f"above\n{BEGIN}old figures\n{END}below\n"
+    assert insert("new", page) == f"above\n{BEGIN}\nnew\n{END}below\n"
+    assert insert("new", insert("newer", page)) == insert("new", page)
+
+
+def test_a_page_without_marks_is_refused():
+    with pytest.raises(ValueError, match="begin"):
+        insert("new", "above")
