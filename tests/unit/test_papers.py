@@ -196,6 +196,13 @@ def test_variables_exist(paper: str) -> None:
     assert set(re.findall(r"FORKJOIN_[A-Z_]*[A-Z]", PAPERS[paper])) <= known
 
 
+def test_every_method_of_a_queue_is_told() -> None:
+    methods = vars(forkjoin_gcp.ForkJoinQueue).items()
+    public = {name for name, method in methods if name[0] != "_" and callable(method)}
+    told = set(re.findall(r"[.`](\w+)\b", README + CONFIGURATION))
+    assert public <= told, public - told
+
+
 def test_tests_named_as_proof_exist() -> None:
     defined = {
         name
