@@ -17,6 +17,10 @@ from forkjoin_gcp.worker import Worker
 CREATES_AT_ONCE = 100
 """Chunk tasks being created at the same time: all of a default batch of 10,000 items."""
 
+LOOK_AGAIN_SECONDS = 1.0
+"""The last writer's release wakes the reader. Should another delivery of the same root take that
+wake-up, or Memorystore lose it, this is how late the reader finds out."""
+
 
 class Reader:
     """Runs root tasks of one queue. Belongs to one event loop."""
@@ -39,6 +43,9 @@ class Reader:
         self._counters["roots"] += 1
         began = asyncio.get_running_loop().time()
         extent = await self._close(task.batch)
+        # Where a second root runs or may run, beside this one or after it, each chunk goes by its
+        # name, so that no two run the same one. Else the first chunk is handled here, a hop sooner.
+        alone = extent is not None and extent.length < self._config.max_batch_items
         if extent is None:
             self._counters["plans_by_listing"] += 1
             listed = await self._ports.store.listing(task.batch)
@@ -47,9 +54,10 @@ class Reader:
         else:
             spans = plan_by_length(extent.length, extent.batch_size)
         chunks = [ChunkTask(task.batch, *span) for span in spans]
+        here = 1 if alone else 0
         results = await asyncio.gather(
-            *(self._schedule(chunk) for chunk in chunks[1:]),
-            *(self._worker.run(chunk, began) for chunk in chunks[:1]),
+            *(self._schedule(chunk) for chunk in chunks[here:]),
+            *(self._worker.run(chunk, began) for chunk in chunks[:here]),
             return_exceptions=True,
         )
         for result in results:
@@ -63,7 +71,8 @@ class Reader:
         give_up_at = loop.time() + self._config.writer_timeout
         writers = await index.seal(batch.lane, batch.index)
         while writers and loop.time() < give_up_at:
-            await index.wait_drained(batch.lane, batch.index, give_up_at - loop.time())
+            left = give_up_at - loop.time()
+            await index.wait_drained(batch.lane, batch.index, min(left, LOOK_AGAIN_SECONDS))
             writers = await index.seal(batch.lane, batch.index)
         if writers:
             self._counters["writers_given_up"] += writers

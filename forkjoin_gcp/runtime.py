@@ -158,7 +158,7 @@ def _settle_all(answers: _Answers) -> None:
 class ThreadedRunner:
     """HandlerRunner on a loop thread of its own, started at the first item.
 
-    Of ``dispatch_deadline`` D, a margin of a tenth (at most 30 s) is kept three times over: nothing
+    Of ``dispatch_deadline`` D, a margin of a fifth (at most 30 s) is kept three times over: nothing
     new is begun in the last two margins, what runs is cancelled one margin before the end, and
     half a margin before the end a handler that cannot be cancelled is left to itself.
     """
@@ -169,7 +169,7 @@ class ThreadedRunner:
         self._thread: LoopThread | None = None
 
     async def run(self, items: Sequence[Item[Any]], elapsed: float) -> list[Outcome]:
-        margin = min(30.0, self._deadline / 10)
+        margin = min(30.0, self._deadline / 5)
         left = max(0.0, self._deadline - elapsed - margin)
         if self._thread is None:
             self._thread = LoopThread("forkjoin-handlers")

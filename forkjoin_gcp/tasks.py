@@ -42,17 +42,22 @@ class RootTask:
 
 @dataclass(frozen=True, slots=True)
 class ChunkTask:
-    """Handles positions ``first … stop - 1`` of a batch, for the ``generation``-th time."""
+    """Handles positions ``first … stop - 1`` of a batch, for the ``generation``-th time.
+
+    ``due`` is the Unix time in seconds it was scheduled for, 0 for at once: where a worker's clock
+    is behind, what Cloud Tasks held back until then is due all the same.
+    """
 
     batch: Batch
     first: int
     stop: int
     generation: int = 0
+    due: float = 0.0
 
     @property
     def task_id(self) -> str:
         spread = self.batch.index + self.first + self.generation
-        return f"{_task_id(self.batch, spread)}_{self.first}-{self.generation}"
+        return f"{_task_id(self.batch, spread)}_{self.first}-{self.stop}-{self.generation}"
 
     def shard(self, shards: int) -> int:
         """Which of the Cloud Tasks queues 1 … ``shards`` takes it: chunks go round the shards."""
@@ -66,11 +71,12 @@ class ChunkTask:
             first=self.first,
             stop=self.stop,
             generation=self.generation,
+            due=self.due or None,
         )
 
-    def next(self) -> ChunkTask:
-        """The same chunk, scheduled once more."""
-        return ChunkTask(self.batch, self.first, self.stop, self.generation + 1)
+    def next(self, due: float) -> ChunkTask:
+        """The same chunk once more, at ``due`` or, where that is 0, at once."""
+        return ChunkTask(self.batch, self.first, self.stop, self.generation + 1, due)
 
 
 Task = RootTask | ChunkTask
@@ -98,6 +104,7 @@ class _Body(BaseModel):
     first: int | None = Field(None, ge=0, lt=MAX_POSITIONS)
     stop: int | None = Field(None, ge=1, le=MAX_POSITIONS)
     generation: int | None = Field(None, ge=0)
+    due: float | None = Field(None, ge=0, lt=1e11, allow_inf_nan=False)
 
 
 def parse_task(body: bytes | str) -> Task:
@@ -114,14 +121,14 @@ def parse_task(body: bytes | str) -> Task:
     batch = Batch.parse(fields.queue, fields.version, fields.batch)
     span = (fields.first, fields.stop, fields.generation)
     if fields.kind == "root":
-        if span != (None, None, None):
-            raise ConfigurationError("a root task takes no first, stop or generation")
+        if span != (None, None, None) or fields.due is not None:
+            raise ConfigurationError("a root task takes no first, stop, generation or due")
         return RootTask(batch, fields.full or False)
     if fields.first is None or fields.stop is None or fields.generation is None:
         raise ConfigurationError("a chunk task needs first, stop and generation")
     if fields.full is not None or fields.first >= fields.stop:
         raise ConfigurationError("a chunk task needs first < stop, and takes no full")
-    return ChunkTask(batch, fields.first, fields.stop, fields.generation)
+    return ChunkTask(batch, fields.first, fields.stop, fields.generation, fields.due or 0.0)
 
 
 def _task_id(batch: Batch, spread: int) -> str:

@@ -69,7 +69,7 @@ class Worker:
         the machinery failed: the request is then to be made again.
         """
         self._counters["chunks"] += 1
-        now = self._ports.clock.now()
+        now = max(self._ports.clock.now(), task.due)
         opened: list[_Opened] = []
         tries: list[tuple[_Opened, StoredItem, Item[Any]]] = []
         for found in await self._ports.store.read(task.batch, task.first, task.stop):
@@ -82,11 +82,15 @@ class Worker:
             ended = self._ports.clock.now()
             for (one, stored, _), outcome in zip(tries, outcomes, strict=True):
                 self._decide(one, stored, outcome, ended)
-        await self._settle(task, opened)
-        left = [item for one in opened for item in one.left]
+        lost = await self._settle(task, opened)
         self._report(task, opened, len(tries))
+        left = [item for one in opened for item in one.left]
+        if lost:
+            left += await self._look_again(task, lost)
         if left:
-            await self._schedule_next(task, left)
+            following = task.next(min(item.due for item in left))
+            request = request_for(following, self._config, following.due or None)
+            await self._ports.scheduler.create(request)
 
     def _open(self, one: _Opened, now: float) -> list[tuple[_Opened, StoredItem, Item[Any]]]:
         """Decode a segment's due items; set aside what is not due and what does not decode."""
@@ -152,18 +156,30 @@ class Worker:
             )
         one.dead.append(letter)
 
-    async def _settle(self, task: ChunkTask, opened: Sequence[_Opened]) -> None:
+    async def _settle(self, task: ChunkTask, opened: Sequence[_Opened]) -> set[int]:
+        """Settle what changed; the first positions of segments that somebody else was first at."""
         changed = [one for one in opened if one.changed]
         if not changed:
-            return
+            return set()
         changes = [Change(one.found, self._remains(one), tuple(one.dead)) for one in changed]
         applied = await self._ports.store.settle(task.batch, changes)
+        lost = set()
         for one, was_applied in zip(changed, applied, strict=True):
             if not was_applied:
-                # A late writer moved the segment, or a second delivery was first: what is left of
-                # it is now theirs to see to.
                 self._counters["settle_lost"] += 1
+                lost.add(one.found.first)
                 one.left.clear()
+        return lost
+
+    async def _look_again(self, task: ChunkTask, lost: set[int]) -> list[StoredItem]:
+        """What is left of segments that a second delivery of the chunk settled first.
+
+        That delivery may have found this one's next generation taken by this one's own name, and
+        trust it to go on. A segment that is gone was moved by its late writer, or is finished.
+        """
+        found = await self._ports.store.read(task.batch, min(lost), max(lost) + 1)
+        again = [one.segment for one in found if one.segment and one.first in lost]
+        return [item for segment in again for item in segment.items]
 
     def _remains(self, one: _Opened) -> Segment | None:
         segment = one.found.segment
@@ -178,11 +194,6 @@ class Worker:
         latest = max((item.due for item in left), default=0.0)
         expire_at = max(segment.expire_at, latest + self._config.expire_after)
         return replace(segment, items=left, handled=handled, expire_at=expire_at)
-
-    async def _schedule_next(self, task: ChunkTask, left: Sequence[StoredItem]) -> None:
-        following = task.next()
-        due = min(item.due for item in left)
-        await self._ports.scheduler.create(request_for(following, self._config, due or None))
 
     def _report(self, task: ChunkTask, opened: Sequence[_Opened], tried: int) -> None:
         counts = {

@@ -7,6 +7,7 @@ the next group, so at load one reservation, one write and one release serve many
 from __future__ import annotations
 
 import asyncio
+import functools
 import logging
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
@@ -119,10 +120,11 @@ class Writer:
         if self._idle and len(self._pending):
             self._spawn(self._run_lane(self._idle.pop()))
 
-    def _spawn(self, work: Coroutine[Any, Any, None]) -> None:
+    def _spawn(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.get_running_loop().create_task(work)
         self._running.add(task)
         task.add_done_callback(self._running.discard)
+        return task
 
     async def _run_lane(self, lane: Lane) -> None:
         """Write group after group until nothing waits."""
@@ -223,7 +225,11 @@ class Writer:
         if verdict is not Release.LATE:
             self._accept(group, reservation.start, batch, written)
         elif written:
-            self._spawn(self._finish_late(group, reservation.start, batch, written))
+            moving = self._spawn(self._move(batch, written, MOVE_ATTEMPTS))
+            # A callback: it comes even where the task is cancelled before its first step.
+            moving.add_done_callback(
+                functools.partial(self._end_late, group, reservation.start, batch, written)
+            )
         return following
 
     def _sort_out(
@@ -310,16 +316,20 @@ class Writer:
         except ServiceError as error:
             logger.warning("segments of %s could not be taken back: %s", batch.key, error)
 
-    async def _finish_late(
-        self, group: Group, start: int, batch: Batch, written: Sequence[Segment]
+    def _end_late(
+        self,
+        group: Group,
+        start: int,
+        batch: Batch,
+        written: Sequence[Segment],
+        moving: asyncio.Task[None],
     ) -> None:
-        try:
-            await self._move(batch, written, MOVE_ATTEMPTS)
-        except (Exception, asyncio.CancelledError) as error:
-            for segment in written:
-                group.refuse(segment.first - start, len(segment.items), _known(error))
-        else:
+        error = asyncio.CancelledError() if moving.cancelled() else moving.exception()
+        if error is None:
             self._accept(group, start, batch, written)
+            return
+        for segment in written:
+            group.refuse(segment.first - start, len(segment.items), _known(error))
 
     async def _move(self, batch: Batch, segments: Sequence[Segment], attempts: int) -> None:
         """Move late segments to a new index, until one is released in time.
@@ -341,6 +351,10 @@ class Writer:
         scheduled, *outcome = await asyncio.gather(
             self._schedule_root(target, reservation), *moves, return_exceptions=True
         )
+        if isinstance(scheduled, BaseException):
+            # The items are durable already, so a missing Cloud Tasks queue no longer refuses them.
+            self._counters["schedule_deferred"] += 1
+            logger.error("root task of %s could not be created: %s", target.key, scheduled)
         try:
             released = self._ports.index.release(
                 batch.lane, reservation.index, scheduled=scheduled is True
@@ -363,14 +377,16 @@ class Writer:
                 raise result
 
     async def _find(self, batch: Batch, segments: Sequence[Segment]) -> list[tuple[Found, Segment]]:
-        """What is left in the store of segments that this writer wrote."""
-        nonces = {segment.nonce for segment in segments}
-        firsts = {segment.first for segment in segments}
-        there = await self._ports.store.read(batch, min(firsts), max(firsts) + 1)
+        """The segments that stand as this writer wrote them: no reader has settled any of them."""
+        wrote = {segment.first: segment for segment in segments}
+        there = await self._ports.store.read(batch, min(wrote), max(wrote) + 1)
         return [
             (one, one.segment)
             for one in there
-            if one.segment and one.first in firsts and one.segment.nonce in nonces
+            if one.segment
+            and one.first in wrote
+            and (one.segment.nonce, one.segment.items)
+            == (wrote[one.first].nonce, wrote[one.first].items)
         ]
 
     async def _move_one(

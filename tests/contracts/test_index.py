@@ -142,6 +142,23 @@ def test_state_gone_back_below_the_floor_is_not_believed(services: Services) -> 
     with_index(services, body)
 
 
+def test_what_was_not_believed_once_is_not_believed_later(services: Services) -> None:
+    """A fence of state gone back forgets it, so that no release is called on time after all."""
+
+    async def body(index: MemorystoreIndex, lane: Lane) -> None:
+        held = await index.reserve(lane, 5)
+        before = await index._client.hgetall(lane.key)
+        await index.seal(lane, held.index)
+        later = await index.reserve(lane, 1)
+        await index._client.delete(lane.key)
+        await index._client.hset(lane.key, mapping=before)
+        assert await index.fence(lane, later.index) is None
+        assert await index.release(lane, held.index, scheduled=True) is Release.LATE
+        assert (await index.reserve(lane, 1)).index > later.index
+
+    with_index(services, body)
+
+
 def test_without_a_period_the_first_task_closes_the_batch(services: Services) -> None:
     async def body(index: MemorystoreIndex, lane: Lane) -> None:
         held = await index.reserve(lane, 1)

@@ -125,7 +125,7 @@ def ask_function(*queues: Any) -> Door:
     app = flask.Flask("function")
     function = join_function(*queues)
     app.url_map.add(Rule("/<path:path>", endpoint="run"))
-    app.view_functions["run"] = lambda path: function(flask.request)  # noqa: ARG005
+    app.view_functions["run"] = lambda path: function(flask.request)
     return _ask_app(app, "/any/path")
 
 

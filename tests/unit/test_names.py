@@ -117,7 +117,11 @@ def test_both_plans_cover_every_position_once(length: int, batch_size: int, step
 
 @given(batches, spans, st.integers(0, 50))
 def test_tasks_are_read_back(batch: Batch, span: tuple[int, int], generation: int) -> None:
-    for task in (RootTask(batch), RootTask(batch, full=True), ChunkTask(batch, *span, generation)):
+    for task in (
+        RootTask(batch),
+        RootTask(batch, full=True),
+        ChunkTask(batch, *span, generation, 1e9),
+    ):
         assert parse_task(task.body()) == task
 
 

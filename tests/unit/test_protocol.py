@@ -8,6 +8,7 @@ from typing import Any
 
 import pytest
 
+from forkjoin_gcp.config import QueueConfig
 from forkjoin_gcp.errors import (
     IndexUnavailable,
     QueueClosed,
@@ -22,6 +23,7 @@ from forkjoin_gcp.items import Item, Segment, StoredItem
 from forkjoin_gcp.names import Batch, Lane
 from forkjoin_gcp.ports import Release
 from forkjoin_gcp.tasks import ChunkTask, RootTask, parse_task
+from forkjoin_gcp.testing.virtual_time import VirtualClock
 from tests.unit.rig import Rig, rigged
 
 
@@ -88,7 +90,7 @@ async def test_segments_never_cross_a_chunk_boundary() -> None:
 
 @rigged
 async def test_all_chunks_are_scheduled_at_once_and_start_together() -> None:
-    rig = Rig(batch_size=100)
+    rig = Rig(batch_size=100, max_batch_items=20_000)
     await rig.put(*range(10_000))
     await rig.drain()
     starts = [
@@ -194,6 +196,20 @@ async def test_groups_keep_a_distance_where_callers_wait_but_a_lone_caller_never
 
     await asyncio.gather(*(caller(n / 1000) for n in range(1000)))
     assert rig.counters["groups"] <= 100, "1,000 items/s one by one share groups"
+
+
+@rigged
+async def test_a_full_batch_is_begun_once_though_it_has_two_roots() -> None:
+    async def slow(item: Item[Any]) -> None:
+        await asyncio.sleep(5)
+
+    rig = Rig(slow, max_batch_items=100, batch_size=50, batch_period=0.5)
+    await rig.put(*range(60))
+    await rig.put(*range(60, 100))
+    assert len(rig.scheduler.created) == 2
+    await rig.drain()
+    assert rig.numbers == list(range(100))
+    assert rig.counters["roots"] == 2
 
 
 # Handlers' failures
@@ -572,7 +588,7 @@ async def test_machinery_failures_are_raised_and_the_chunk_is_done_again() -> No
     rig.store.read = away  # type: ignore[method-assign]
     await rig.drain()
     assert rig.numbers == [1]
-    assert len(rig.scheduler.dispatched) == 2
+    assert len(rig.scheduler.dispatched) == 3, "the root twice, then its chunk by name"
 
 
 @rigged
@@ -597,6 +613,95 @@ async def test_segment_settled_by_another_is_left_to_it() -> None:
     await asyncio.gather(rig.deliver(body), rig.deliver(body))
     assert rig.left == 0
     assert set(rig.numbers) == {1, 2}
+
+
+@rigged
+async def test_batch_size_changed_between_two_tries_of_a_root_hides_nothing() -> None:
+    rig = Rig(batch_size=10)
+    await rig.put(*range(40))
+    create = rig.scheduler.create
+    calls = 0
+
+    async def failing(task: Any) -> bool:
+        nonlocal calls
+        calls += 1
+        if calls > 1:
+            raise SchedulerUnavailable
+        return await create(task)
+
+    rig.scheduler.create = failing  # type: ignore[method-assign]
+    with pytest.raises(SchedulerUnavailable):
+        await rig.deliver(rig.scheduler.created[0].body)
+    rig.scheduler.create = create  # type: ignore[method-assign]
+    rig.config = QueueConfig("rig", batch_size=20)
+    rig.use(rig.runner.handler)
+    await rig.drain()
+    assert set(rig.numbers) == set(range(40))
+    assert rig.left == 0
+
+
+@rigged
+async def test_a_late_duplicate_that_settles_first_leaves_nothing_behind() -> None:
+    """Generation 0 comes again while generation 1 runs, wins its segment, and finds generation 1's
+    name taken: generation 1 must go on, though it lost."""
+    starts = 0
+
+    async def handle(item: Item[Any]) -> None:
+        nonlocal starts
+        starts += 1
+        if item.attempt < 3:
+            await asyncio.sleep(5 if starts == 2 else 0)
+            raise ValueError
+
+    rig = Rig(handle, retry_min_backoff=1, retry_max_backoff=1)
+    await rig.put(1)
+    batch = rig.batches[0]
+    running = asyncio.ensure_future(rig.drain())
+    await asyncio.sleep(2.6)
+    await rig.deliver(ChunkTask(batch, 0, 100).body())
+    await running
+    assert rig.counters["settle_lost"] == 1
+    assert set(rig.numbers) == {1}
+    assert rig.left == 0
+
+
+@rigged
+async def test_a_worker_whose_clock_is_behind_takes_cloud_tasks_word_for_the_time() -> None:
+    async def handle(item: Item[Any]) -> None:
+        if item.attempt == 1:
+            raise ValueError
+
+    rig = Rig(handle, retry_min_backoff=10)
+    now = rig.clock.now
+    await rig.put(1)
+    rig.scheduler._clock = VirtualClock(rig.loop, now() + 30 - rig.loop.time())
+    await rig.drain()
+    assert rig.numbers == [1]
+    assert rig.counters["chunks"] == 2, "no generation after generation until the clock comes up"
+
+
+@rigged
+async def test_a_move_whose_root_cannot_be_scheduled_is_counted() -> None:
+    rig = Rig()
+    await rig.put(1)
+    rig.index.forget()
+    create = rig.store.create
+
+    async def flushed(batch: Batch, segments: Any) -> Any:
+        rig.index.forget()
+        return await create(batch, segments)
+
+    async def missing(task: Any) -> bool:
+        if len(rig.scheduler.created) > 1:
+            raise TaskQueueNotFound
+        return await schedule(task)
+
+    schedule = rig.scheduler.create
+    rig.store.create = flushed  # type: ignore[method-assign]
+    rig.scheduler.create = missing  # type: ignore[method-assign]
+    await rig.put(2)
+    assert rig.counters["schedule_deferred"] == 1
+    assert rig.left == 2
 
 
 @rigged

@@ -5,7 +5,8 @@
 -- index    the index
 --
 -- Returns {length, batch_size}, or {} where they are unknown. A lane that stands at the index or,
--- after its state was lost, behind it is moved past: nobody can reserve the index again.
+-- after its state was lost, behind it is moved past: nobody can reserve the index again. A state
+-- that cannot be believed is forgotten but for its index, so that it is not believed later either.
 
 local function fence(index)
   local known = is_known(index)
@@ -14,7 +15,10 @@ local function fence(index)
     length_and_size = redis.call('HMGET', lane, 'n:' .. index, 's:' .. index)
   end
   local current = tonumber(redis.call('HGET', lane, 'index'))
-  if current and current <= tonumber(index) then
+  if current and not believed_index() then
+    redis.call('DEL', lane)
+    advance_past(math.max(current, tonumber(index), floor))
+  elseif current and current <= tonumber(index) then
     advance_past(tonumber(index))
   end
   redis.call(
