@@ -61,6 +61,14 @@ class Throughput:
         return f"old_{self.best_threads}"
 
 
+def warm_up(stage: Stage, plan: Plan) -> None:
+    """Write for a while in both ways: the emulators' first thousands of calls are slow."""
+    say("warming up")
+    _old(stage, "warm", THREADS, plan.round_seconds)
+    _new(stage, "warm", "threads", THREADS, plan.round_seconds)
+    stage.meters.empty_store()
+
+
 def measure_throughput(stage: Stage, plan: Plan) -> Throughput:
     """Rounds of every kind in turn. No task runs meanwhile: all lie ``UNREAD_PERIOD`` ahead."""
     found = Throughput()
