@@ -1,0 +1,150 @@
+"""The gRPC service google.firestore.v1.Firestore, as generic handlers over raw protobuf."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from typing import Any
+
+import grpc
+from google.cloud.firestore_v1 import types
+from google.protobuf import empty_pb2  # type: ignore[import-untyped]
+
+from .commits import Commits
+from .reads import Reads
+from .refusals import Refusal, not_served
+
+SERVICE = "google.firestore.v1.Firestore"
+
+_UNARY = {
+    "Commit": types.CommitRequest,
+    "BatchWrite": types.BatchWriteRequest,
+    "CreateDocument": types.CreateDocumentRequest,
+    "UpdateDocument": types.UpdateDocumentRequest,
+    "DeleteDocument": types.DeleteDocumentRequest,
+    "GetDocument": types.GetDocumentRequest,
+    "ListDocuments": types.ListDocumentsRequest,
+    "ListCollectionIds": types.ListCollectionIdsRequest,
+    "BeginTransaction": types.BeginTransactionRequest,
+    "Rollback": types.RollbackRequest,
+}
+_STREAMS = {
+    "BatchGetDocuments": types.BatchGetDocumentsRequest,
+    "RunQuery": types.RunQueryRequest,
+    "RunAggregationQuery": types.RunAggregationQueryRequest,
+}
+_NOT_SERVED = {
+    "PartitionQuery": (grpc.unary_unary_rpc_method_handler, "PartitionQuery"),
+    "ExecutePipeline": (grpc.unary_stream_rpc_method_handler, "pipelines (ExecutePipeline)"),
+    "Listen": (grpc.stream_stream_rpc_method_handler, "listeners (Listen)"),
+    "Write": (grpc.stream_stream_rpc_method_handler, "the Write stream; Commit does the same"),
+}
+
+_Settled = Callable[[], Awaitable[None]]
+
+
+class FirestoreService:
+    """Answers the API's calls. `settled` returns when all that was changed so far is kept; nothing
+    is told to anyone before."""
+
+    def __init__(self, commits: Commits, reads: Reads, settled: _Settled) -> None:
+        self._settled = settled
+        self._commits: dict[str, Callable[[Any], Awaitable[Any]]] = {
+            "Commit": commits.commit,
+            "BatchWrite": commits.batch_write,
+            "CreateDocument": commits.create_document,
+            "UpdateDocument": commits.update_document,
+            "DeleteDocument": commits.delete_document,
+        }
+        self._reads: dict[str, Callable[[Any], Any]] = {
+            "GetDocument": reads.get_document,
+            "ListDocuments": reads.list_documents,
+            "ListCollectionIds": reads.list_collection_ids,
+            "BeginTransaction": reads.begin_transaction,
+            "Rollback": reads.rollback,
+        }
+        self._streams: dict[str, Callable[[Any], Iterable[Any]]] = {
+            "BatchGetDocuments": reads.batch_get_documents,
+            "RunQuery": reads.run_query,
+            "RunAggregationQuery": reads.run_aggregation_query,
+        }
+
+    def handlers(self) -> grpc.GenericRpcHandler:
+        """What grpc.aio.Server.add_generic_rpc_handlers takes."""
+        handlers = {}
+        for name, request in _UNARY.items():
+            commit = self._commits.get(name)
+            answer = self._writing(commit) if commit else self._reading(self._reads[name])
+            handlers[name] = grpc.unary_unary_rpc_method_handler(
+                answer,
+                request_deserializer=request.pb().FromString,  # type: ignore[attr-defined]
+                response_serializer=_serialize,
+            )
+        for name, request in _STREAMS.items():
+            handlers[name] = grpc.unary_stream_rpc_method_handler(
+                self._streaming(self._streams[name]),
+                request_deserializer=request.pb().FromString,  # type: ignore[attr-defined]
+                response_serializer=_serialize,
+            )
+        for name, (kind, what) in _NOT_SERVED.items():
+            handlers[name] = kind(_refusing(what, streams=kind is not _UNARY_KIND))
+        return grpc.method_handlers_generic_handler(SERVICE, handlers)
+
+    def _writing(self, call: Callable[[Any], Awaitable[Any]]) -> Any:
+        async def answer(request: Any, context: Any) -> Any:
+            try:
+                response = await call(request)
+            except Refusal as refusal:
+                await self._settled()
+                await _abort(context, refusal)
+            else:
+                await self._settled()
+                return response
+
+        return answer
+
+    def _reading(self, call: Callable[[Any], Any]) -> Any:
+        async def answer(request: Any, context: Any) -> Any:
+            try:
+                response = call(request)
+            except Refusal as refusal:
+                await _abort(context, refusal)
+            else:
+                await self._settled()
+                return response or empty_pb2.Empty()
+
+        return answer
+
+    def _streaming(self, call: Callable[[Any], Iterable[Any]]) -> Any:
+        async def answer(request: Any, context: Any) -> AsyncIterator[Any]:
+            try:
+                responses = call(request)
+            except Refusal as refusal:
+                await _abort(context, refusal)
+            else:
+                await self._settled()
+                for response in responses:
+                    yield response
+
+        return answer
+
+
+_UNARY_KIND = grpc.unary_unary_rpc_method_handler
+
+
+def _refusing(what: str, *, streams: bool) -> Any:
+    async def refuse(_: Any, context: Any) -> Any:
+        await _abort(context, not_served(what))
+
+    async def refuse_stream(_: Any, context: Any) -> AsyncIterator[Any]:
+        await _abort(context, not_served(what))
+        yield b""
+
+    return refuse_stream if streams else refuse
+
+
+async def _abort(context: Any, refusal: Refusal) -> None:
+    await context.abort(grpc.StatusCode[refusal.code], refusal.message)
+
+
+def _serialize(message: Any) -> bytes:
+    return bytes(message.SerializeToString())
