@@ -12,7 +12,7 @@ from dataclasses import dataclass
 MAX_GROUP_ITEMS = 10_000
 """Items of one group: a hundred default chunks, about 10 MB of 1 KB payloads in flight."""
 
-MAX_GROUP_CHARACTERS = 8_000_000
+MAX_GROUP_CHARACTERS = 16_000_000
 """Payload characters of one group, unless its first item alone has more: bounds memory."""
 
 Done = Callable[[list[str] | Exception], None]
@@ -120,11 +120,13 @@ class Pending:
         while self._slices and items < self._max_items:
             piece = self._slices.popleft()
             count = 0
+            room = self._max_items - items
             for payload in piece.submission.payloads[piece.offset : piece.offset + piece.count]:
-                over = characters + len(payload) > MAX_GROUP_CHARACTERS
-                if items == self._max_items or (items and over):
+                characters += len(payload)
+                if count == room or (characters > MAX_GROUP_CHARACTERS and items + count):
                     break
-                count, items, characters = count + 1, items + 1, characters + len(payload)
+                count += 1
+            items += count
             if count:
                 taken.append(Slice(piece.submission, piece.offset, count))
             if count < piece.count:

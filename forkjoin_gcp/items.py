@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from typing import Generic, TypeVar
 
@@ -12,7 +12,7 @@ from pydantic_core import PydanticSerializationError
 
 from forkjoin_gcp.config import MAX_PAYLOAD_BYTES
 from forkjoin_gcp.errors import ConfigurationError, InvalidPayload, PayloadTooLarge
-from forkjoin_gcp.names import Batch, split_at_chunks
+from forkjoin_gcp.names import Batch, item_id, split_at_chunks
 
 P = TypeVar("P")
 
@@ -74,7 +74,7 @@ class Segment:
 
     def item_id(self, item: StoredItem) -> str:
         """The item's id, the one it had where it was first written."""
-        return f"{self.origin}-{item.position + self.shift}"
+        return item_id(self.origin, item.position + self.shift)
 
 
 @dataclass(frozen=True, slots=True)
@@ -160,28 +160,16 @@ def build_segments(
 
 
 def move_segment(source: Segment, start: int, batch_size: int) -> list[Segment]:
-    """The segments that hold what is left of ``source`` from position ``start`` of another batch.
+    """The segments that hold ``source``'s items from position ``start`` of another batch.
 
-    Items keep their ids. Positions are handed out anew without gaps, so a segment some of whose
-    items are gone may become several, each with one shift.
+    ``source`` is as it was written, so its positions have no gaps. Items keep their ids.
     """
-    moved: list[Segment] = []
-    position = start
-    for run in _runs(source.items):
-        placed = [
-            StoredItem(position + n, item.payload, item.attempts, item.due)
-            for n, item in enumerate(run)
-        ]
-        shift = source.shift + run[0].position - position
-        moved += [
-            Segment(
-                part[0].position, part, source.nonce, source.origin, shift,
-                source.enqueued_at, source.expire_at,
-            )
-            for part in _cut(placed, batch_size)
-        ]  # fmt: skip
-        position += len(run)
-    return moved
+    placed = [replace(item, position=start + n) for n, item in enumerate(source.items)]
+    shift = source.shift + source.items[0].position - start
+    return [
+        replace(source, first=part[0].position, items=part, shift=shift)
+        for part in _cut(placed, batch_size)
+    ]
 
 
 def _cut(items: Sequence[StoredItem], batch_size: int) -> list[tuple[StoredItem, ...]]:
@@ -202,17 +190,6 @@ def _cut(items: Sequence[StoredItem], batch_size: int) -> list[tuple[StoredItem,
             size += item_size
         parts.append(tuple(piece[begin:]))
     return parts
-
-
-def _runs(items: Sequence[StoredItem]) -> list[list[StoredItem]]:
-    """Cut ``items`` where positions are not consecutive."""
-    runs: list[list[StoredItem]] = []
-    for item in items:
-        if runs and runs[-1][-1].position + 1 == item.position:
-            runs[-1].append(item)
-        else:
-            runs.append([item])
-    return runs
 
 
 def _reason(error: Exception) -> str:

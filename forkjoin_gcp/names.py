@@ -104,8 +104,13 @@ class Batch:
         return f"{self.lane.key}:batch:{self.key}"
 
     def item_id(self, position: int) -> str:
-        """The id that the item first written at ``position`` keeps for ever."""
-        return f"{self.key}-{position}"
+        """The id of the item first written at ``position`` of this batch."""
+        return item_id(self.key, position)
+
+
+def item_id(batch_key: str, position: int) -> str:
+    """The id that the item first written at ``position`` of a batch keeps for ever."""
+    return f"{batch_key}-{position}"
 
 
 def segment_id(first: int) -> str:

@@ -13,8 +13,6 @@ import uuid
 from collections.abc import Callable, Coroutine, Sequence
 from typing import Any, TypeVar
 
-from tenacity import AsyncRetrying, retry_if_exception_type, stop_after_attempt, wait_exponential
-
 from forkjoin_gcp.config import QueueConfig
 from forkjoin_gcp.errors import (
     ForkJoinError,
@@ -26,7 +24,7 @@ from forkjoin_gcp.errors import (
 )
 from forkjoin_gcp.groups import Done, Group, Pending, Slice, Submission
 from forkjoin_gcp.items import Segment, build_segments, move_segment
-from forkjoin_gcp.names import Batch, Lane
+from forkjoin_gcp.names import Batch, Lane, item_id
 from forkjoin_gcp.ports import Counters, Found, Ports, Release, Reservation
 from forkjoin_gcp.tasks import RootTask, request_for
 
@@ -37,7 +35,7 @@ GROUP_INTERVAL = 0.015
 """Seconds. Where several callers wait, groups of a lane start no closer than this, unless callers
 have gone quiet: more items share each round trip and each document. A lone caller never waits."""
 
-GROUP_QUIET = 0.003
+GROUP_QUIET = 0.001
 """Seconds without a new item after which a group starts before GROUP_INTERVAL is over: callers that
 wait for their answers before they enqueue again have all come back by then."""
 
@@ -170,15 +168,12 @@ class Writer:
             await asyncio.sleep(until - loop.time())
 
     async def _reserve(self, lane: Lane, count: int) -> Reservation:
-        async for attempt in AsyncRetrying(
-            stop=stop_after_attempt(self._config.acquire_attempts),
-            wait=wait_exponential(0.05, max=1),
-            retry=retry_if_exception_type(IndexUnavailable),
-            reraise=True,
-        ):
-            with attempt:
+        for tried in range(self._config.acquire_attempts - 1):
+            try:
                 return await self._in_time(self._ports.index.reserve(lane, count))
-        raise AssertionError("tenacity returns or raises")
+            except IndexUnavailable:
+                await asyncio.sleep(min(1.0, 0.05 * 2**tried))
+        return await self._in_time(self._ports.index.reserve(lane, count))
 
     async def _in_time(self, call: Coroutine[Any, Any, T]) -> T:
         """One try to reach Memorystore, connecting included."""
@@ -256,10 +251,10 @@ class Writer:
         return written
 
     def _accept(self, group: Group, start: int, batch: Batch, written: Sequence[Segment]) -> None:
+        key = batch.key
         for segment in written:
-            group.accept(
-                segment.first - start, [batch.item_id(item.position) for item in segment.items]
-            )
+            ids = [item_id(key, item.position) for item in segment.items]
+            group.accept(segment.first - start, ids)
             self._counters["items_enqueued"] += len(segment.items)
 
     async def _release(

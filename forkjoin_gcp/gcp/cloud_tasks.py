@@ -34,6 +34,13 @@ _PASSING = (
     google.Cancelled,
 )
 
+_again = AsyncRetrying(
+    stop=stop_after_attempt(TRIES),
+    wait=wait_random_exponential(0.1, max=1),
+    retry=retry_if_exception_type(_PASSING),
+    reraise=True,
+)
+
 
 class CloudTasksScheduler:
     """Creates tasks in ``projects/P/locations/L/queues/Q``, aimed at ``services.join_url``.
@@ -57,15 +64,7 @@ class CloudTasksScheduler:
     async def create(self, task: TaskRequest) -> bool:
         request = self._request(task)
         try:
-            async for attempt in AsyncRetrying(
-                stop=stop_after_attempt(TRIES),
-                wait=wait_random_exponential(0.1, max=1),
-                retry=retry_if_exception_type(_PASSING),
-                reraise=True,
-            ):
-                with attempt:
-                    self._counters["cloud_tasks.create_task"] += 1
-                    await self._client.create_task(request, timeout=TRY_SECONDS)
+            await _again(lambda: self._call(request))
         except google.AlreadyExists:
             return False
         except google.NotFound:
@@ -89,6 +88,10 @@ class CloudTasksScheduler:
     async def close(self) -> None:
         transport: Any = self._client.transport
         await transport.close()
+
+    async def _call(self, request: CreateTaskRequest) -> None:
+        self._counters["cloud_tasks.create_task"] += 1
+        await self._client.create_task(request, timeout=TRY_SECONDS)
 
     def _connect(self, services: Services) -> CloudTasksAsyncClient:
         host = services.cloud_tasks_emulator_host

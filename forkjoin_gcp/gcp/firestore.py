@@ -62,7 +62,11 @@ class FirestoreStore:
         self._commits = asyncio.Semaphore(COMMITS_AT_ONCE)
 
     async def create(self, batch: Batch, segments: Sequence[Segment]) -> list[Exception | None]:
-        answers = await self._calls.batch_write([self._creation(batch, s) for s in segments])
+        writes = [self._creation(batch, segment) for segment in segments]
+        if len(writes) == 1:
+            answers = [await self._calls.create(writes[0])]
+        else:
+            answers = await self._calls.batch_write(writes)
         there = [
             segment
             for segment, answer in zip(segments, answers, strict=True)

@@ -141,6 +141,19 @@ class FirestoreCalls:
         self._count([write for write, status in done if not status.code])
         return statuses
 
+    async def create(self, write: Any) -> Exception | None:
+        """Apply one raw Write of a document that must not exist; None, UnmetError, or why not.
+
+        As a commit, which Firestore answers sooner than a batch of one.
+        """
+        try:
+            await self.commit([write])
+        except UnmetError as error:
+            return error if error.code == ALREADY_EXISTS else self._refused(str(error))
+        except ServiceError as error:
+            return error
+        return None
+
     async def commit(self, writes: Sequence[Any]) -> bool:
         """Apply all raw Writes or none. Raises UnmetError."""
         request = _CommitRequest(database=self.database, writes=writes)

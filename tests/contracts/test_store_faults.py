@@ -229,20 +229,29 @@ SERVICE = "google.firestore.v1.Firestore"
 
 @contextlib.asynccontextmanager
 async def scripted(answers: Script) -> AsyncIterator[tuple[FirestoreStore, list[Any]]]:
-    """A store whose BatchWrite calls get these answers, and the calls: (request, metadata).
+    """A store whose writing calls get these answers, and the calls: (request, metadata).
 
-    An answer is an error, or the statuses of the writes.
+    An answer is an error, or the statuses of a BatchWrite's writes; a Commit gets errors alone.
     """
     calls: list[Any] = []
     request_type, response_type = types.BatchWriteRequest.pb(), types.BatchWriteResponse.pb()
 
-    async def batch_write(request: Any, context: Any) -> Any:
+    async def next_answer(request: Any, context: Any) -> list[tuple[int, str]]:
         calls.append((request, dict(context.invocation_metadata())))
         answer = answers.pop(0) if answers else [(0, "")] * len(request.writes)
         if isinstance(answer, grpc.StatusCode):
             await context.abort(answer, "scripted")
         if isinstance(answer, tuple):
             await context.abort(*answer)
+        assert isinstance(answer, list)
+        return answer
+
+    async def commit(request: Any, context: Any) -> Any:
+        await next_answer(request, context)
+        return types.CommitResponse.pb()()
+
+    async def batch_write(request: Any, context: Any) -> Any:
+        answer = await next_answer(request, context)
         response = response_type()
         for code, message in answer:
             response.status.add(code=code, message=message)
@@ -250,12 +259,16 @@ async def scripted(answers: Script) -> AsyncIterator[tuple[FirestoreStore, list[
         return response
 
     server = grpc.aio.server()
-    handler = grpc.unary_unary_rpc_method_handler(
-        batch_write, request_type.FromString, lambda message: message.SerializeToString()
-    )
-    server.add_generic_rpc_handlers(
-        (grpc.method_handlers_generic_handler(SERVICE, {"BatchWrite": handler}),)
-    )
+    handlers = {
+        name: grpc.unary_unary_rpc_method_handler(
+            serve, read.FromString, lambda message: message.SerializeToString()
+        )
+        for name, serve, read in (
+            ("BatchWrite", batch_write, request_type),
+            ("Commit", commit, types.CommitRequest.pb()),
+        )
+    }
+    server.add_generic_rpc_handlers((grpc.method_handlers_generic_handler(SERVICE, handlers),))
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     services = Services(project="p", database="named", firestore_emulator_host=f"127.0.0.1:{port}")
@@ -321,8 +334,9 @@ def test_a_write_that_is_not_acceptable_leaves_the_others_theirs() -> None:
         ("FAILED_PRECONDITION", "Datastore Mode", "Datastore Mode"),
     ],
 )
-def test_a_refusal_says_what_to_look_at(code: str, message: str, expected: str) -> None:
-    results, calls = create_scripted([(grpc.StatusCode[code], message)], items=10)
+@pytest.mark.parametrize("items", [10, 30])
+def test_a_refusal_says_what_to_look_at(code: str, message: str, expected: str, items: int) -> None:
+    results, calls = create_scripted([(grpc.StatusCode[code], message)], items=items)
     assert isinstance(results[0], StoreRefused)
     assert expected in str(results[0])
     assert "projects/p/databases/named" in str(results[0])

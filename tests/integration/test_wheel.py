@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import subprocess
 import sys
 import venv
@@ -29,8 +30,14 @@ print(version("forkjoin-gcp"))
 @pytest.fixture(scope="module")
 def wheel(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("dist")
+    # A copy: building in place leaves a build folder, whose old files the next wheel would hold.
+    source = folder / "source"
+    source.mkdir()
+    shutil.copytree(ROOT / "forkjoin_gcp", source / "forkjoin_gcp")
+    for name in ("setup.cfg", "pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
     subprocess.run(
-        [sys.executable, "-m", "build", "--wheel", "--outdir", folder, ROOT],
+        [sys.executable, "-m", "build", "--wheel", "--outdir", folder, source],
         check=True,
         capture_output=True,
     )
