@@ -74,8 +74,14 @@ def _parse(message: Any, alias: str, query: Query) -> Aggregation:
 def _require_fields(query: Query, paths: set[FieldPath]) -> None:
     """A sum or an average sees only documents that have its field, and so do its neighbours."""
     sorts = query.sorts
-    present = {sort.path for sort in sorts}
-    for path in sorted(paths - present):
+    paths = paths - {sort.path for sort in sorts}
+    below = query.scope.deep and query.scope.parent
+    if paths and (below or query.named):
+        raise invalid(
+            f"This query requires an index that has fields {[*map('.'.join, sorted(paths))]} after "
+            "__name__ and Firestore does not currently support such an index."
+        )
+    for path in sorted(paths):
         sorts.insert(len(sorts) - 1, Sort(path, sorts[-1].descending))
 
 

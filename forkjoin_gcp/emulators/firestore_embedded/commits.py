@@ -57,7 +57,8 @@ class Commits:
         results = response.write_results
         for each in written:
             _fill_result(results.add(), each)
-        set_time(response.commit_time, now)
+        if written:
+            set_time(response.commit_time, now)
         return response
 
     async def _apply(
@@ -116,13 +117,12 @@ class Commits:
             waiting = await self._wait_for_each(database, writes)
         response = _BatchWriteResponse()
         results, statuses = response.write_results, response.status
-        now = self._state.tick()
         for number, write in enumerate(writes):
             result, status = results.add(), statuses.add()
             try:
                 if number in waiting:
                     raise waiting[number]
-                _fill_result(result, database.apply((write,), now)[0])
+                _fill_result(result, database.apply((write,), self._state.tick())[0])
             except Refusal as refusal:
                 status.code, status.message = refusal.number, refusal.message
         return response

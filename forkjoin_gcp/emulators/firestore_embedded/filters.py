@@ -88,6 +88,11 @@ def walk(tree: Filter) -> Sequence[FieldTest]:
     return [test for part in tree.parts for test in walk(part)]
 
 
+def walk_all(tree: Filter | None) -> Sequence[FieldTest]:
+    """As `walk`, of a filter there need not be."""
+    return () if tree is None else walk(tree)
+
+
 def _has_alternatives(tree: Filter) -> bool:
     if isinstance(tree, FieldTest):
         return False

@@ -20,7 +20,7 @@ from .filters import (
     check_key,
     compile_filter,
     parse_filter,
-    walk,
+    walk_all,
 )
 from .paths import check_collection_id, path_order
 from .refusals import invalid, key_scan_descends, not_served
@@ -67,6 +67,11 @@ class Query:
             self._test = compile_filter(self._filter)
         explicit = _orders(message)
         self.sorts = self._complete(explicit)
+        self.named = bool(explicit) and explicit[-1].path == NAME
+        """Whether the name has its place in the order for another reason than to break ties."""
+        self.named |= any(
+            test.path == NAME and test.operator in INEQUALITIES for test in walk_all(self._filter)
+        )
         self._start = _cursor(message, "start_at", explicit, database)
         self._end = _cursor(message, "end_at", explicit, database)
         if message.limit.value < 0:
@@ -80,20 +85,35 @@ class Query:
             self.select = [fields.parse(each.field_path) for each in message.select.fields]
         if message.HasField("find_nearest"):
             raise not_served("vector search (find_nearest)")
-        if self.sorts[0] == Sort(NAME, descending=True):
-            raise key_scan_descends()
+        self.check_sorts()
 
     def _complete(self, explicit: list[Sort]) -> list[Sort]:
         """With what Firestore adds: fields of inequalities, and the name, which breaks ties."""
         sorts = list(explicit)
+        tests = walk_all(self._filter)
+        given = {sort.path for sort in sorts}
+        more = {test.path for test in tests if test.operator in INEQUALITIES} - given - {NAME}
         if sorts and sorts[-1].path == NAME:
+            if more:
+                raise _after_key()
             return sorts
         descending = bool(sorts) and sorts[-1].descending
-        given = {sort.path for sort in sorts}
-        tests = [] if self._filter is None else walk(self._filter)
-        more = {test.path for test in tests if test.operator in INEQUALITIES} - given - {NAME}
         sorts += [Sort(path, descending) for path in sorted(more)]
         return [*sorts, Sort(NAME, descending)]
+
+    def check_sorts(self) -> None:
+        """Raises Refusal for an order, or a filter, that no index of Firestore could serve."""
+        others = {test.path for test in walk_all(self._filter)} - {NAME}
+        if not self.scope.collection:
+            if others:
+                raise invalid(f"kind is required for filter: {'.'.join(min(others))}")
+            if self.sorts != [Sort(NAME, descending=False)]:
+                raise invalid("kind is required for all orders except __key__ ascending")
+        if self.scope.deep and self.scope.parent and (others or self.sorts[0].path != NAME):
+            raise invalid("collection group queries are only allowed at the root parent")
+        # An equality filter is served by an index, which can be read from its end.
+        if self.sorts[0] == Sort(NAME, descending=True) and not others:
+            raise key_scan_descends()
 
     def run(self, view: View) -> list[Match]:
         """What the query finds, in order."""
@@ -130,7 +150,7 @@ class Query:
 
     @property
     def _reads_fields(self) -> bool:
-        return self._filter is not None and any(test.path != NAME for test in walk(self._filter))
+        return any(test.path != NAME for test in walk_all(self._filter))
 
     def _keys(self, name: Order, document: Any) -> tuple[Order, ...] | None:
         """What a document is sorted by; None where it lacks a field, and so is not found."""
@@ -222,13 +242,17 @@ def _orders(message: Any) -> list[Sort]:
         if each.direction not in (0, _ASCENDING, _DESCENDING):
             raise invalid("Unrecognized ordering.")
         if sorts and sorts[-1].path == NAME:
-            raise invalid("order by clause cannot contain more fields after the key")
+            raise _after_key()
         if any(sort.path == path for sort in sorts):
             raise invalid(
                 f"order by clause cannot contain duplicate fields {each.field.field_path}"
             )
         sorts.append(Sort(path, each.direction == _DESCENDING))
     return sorts
+
+
+def _after_key() -> Exception:
+    return invalid("order by clause cannot contain more fields after the key")
 
 
 def _cursor(message: Any, name: str, sorts: list[Sort], database: str) -> Cursor | None:

@@ -56,21 +56,17 @@ class DatabaseState:
 
     def apply(self, writes: Sequence[PlannedWrite], now: int) -> list[Written]:
         """All writes, or none: then raises Refusal."""
+        if len(writes) > 1:
+            _check_repeats(writes)
         after: dict[str, Stored | None] = {}
-        first: dict[str, PlannedWrite] = {}
         written = []
         for write in writes:
             path = write.path
-            before = first.get(path)
-            if before is None:
-                present = self.documents.get(path)
+            repeated = path in after
+            present = after[path] if repeated else self.documents.get(path)
+            # That of a repeat is the version from before the commit, which was checked.
+            if not (repeated and write.version is not None):
                 check_precondition(write, present, self.documents.prefix + path)
-            else:
-                _check_repeat(before, write)
-                present = after[path]
-                if write.version is None:
-                    check_precondition(write, present, self.documents.prefix + path)
-            first[path] = write
             stored, results = outcome(write, present, now)
             after[path] = stored
             written.append(Written(stored, results))
@@ -133,6 +129,14 @@ class DatabaseState:
             self._changes.append(Change(self.documents.name, stored.path, None))
         self._history.clear()
         self._history_bytes = 0
+
+
+def _check_repeats(writes: Sequence[PlannedWrite]) -> None:
+    before: dict[str, PlannedWrite] = {}
+    for write in writes:
+        if write.path in before:
+            _check_repeat(before[write.path], write)
+        before[write.path] = write
 
 
 def _check_repeat(before: PlannedWrite, write: PlannedWrite) -> None:
