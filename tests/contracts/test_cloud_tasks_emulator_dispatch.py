@@ -1,115 +1,29 @@
 """What the Cloud Tasks emulator sends to targets, when, and what it makes of their answers."""
 
 import asyncio
-import contextlib
 import json
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 import aiohttp
 import grpc
 import jwt
 import pytest
-from aiohttp import web
 from google.api_core import exceptions
 from google.auth.transport.requests import Request
 from google.cloud import tasks_v2
-from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcAsyncIOTransport
 from google.oauth2 import id_token
-from google.protobuf import duration_pb2, timestamp_pb2
 
-from forkjoin_gcp.emulators.cloud_tasks import CloudTasksEmulator
 from forkjoin_gcp.emulators.cloud_tasks.tokens import TokenSigner
 
-PARENT = "projects/p/locations/l"
-QUEUE = f"{PARENT}/queues/q"
-INVOKER = "invoker@p.iam.gserviceaccount.com"
-QUICK = {"min_backoff": duration_pb2.Duration(nanos=10_000_000)}
-PATIENCE = 10.0
-
-Handler = Callable[[web.Request], Awaitable[web.StreamResponse]]
-
-
-class Target:
-    """An HTTP server that keeps what it is sent and answers what it is told: the next of
-    `statuses`, then 200."""
-
-    def __init__(self) -> None:
-        self.url = ""
-        self.statuses: list[int] = []
-        self.headers: dict[str, str] = {}
-        self.gate: asyncio.Event | None = None
-        self.present = self.most_present = 0
-        self._received: asyncio.Queue[tuple[web.Request, bytes, float]] = asyncio.Queue()
-
-    async def handle(self, request: web.Request) -> web.Response:
-        self.present += 1
-        self.most_present = max(self.present, self.most_present)
-        try:
-            self._received.put_nowait((request, await request.read(), time.time()))
-            if self.gate is not None:
-                await self.gate.wait()
-        finally:
-            self.present -= 1
-        return web.Response(
-            status=self.statuses.pop(0) if self.statuses else 200, headers=self.headers
-        )
-
-    async def next(self) -> tuple[web.Request, bytes, float]:
-        """The next request, its body and when it came."""
-        async with asyncio.timeout(PATIENCE):
-            return await self._received.get()
-
-    async def count(self, number: int) -> None:
-        """Returns when that many more requests have come."""
-        for _ in range(number):
-            await self.next()
-
-
-@contextlib.asynccontextmanager
-async def serving(handler: Handler, port: int = 0) -> AsyncIterator[str]:
-    """The URL of a server with one handler for everything."""
-    app = web.Application()
-    app.router.add_route("*", "/{path:.*}", handler)
-    runner = web.AppRunner(app, access_log=None, shutdown_timeout=0.1)
-    await runner.setup()
-    try:
-        await web.TCPSite(runner, "127.0.0.1", port, backlog=2_048).start()
-        yield f"http://127.0.0.1:{runner.addresses[0][1]}/join"
-    finally:
-        await runner.cleanup()
-
-
-@contextlib.asynccontextmanager
-async def rig(
-    *, retry: dict[str, Any] | None = None, **limits: Any
-) -> AsyncIterator[tuple[CloudTasksEmulator, tasks_v2.CloudTasksAsyncClient, Target]]:
-    """An emulator with one queue, a client of it and a target."""
-    target = Target()
-    async with (
-        serving(target.handle) as target.url,
-        CloudTasksEmulator() as emulator,
-        grpc.aio.insecure_channel(emulator.grpc_address) as channel,
-    ):
-        transport = CloudTasksGrpcAsyncIOTransport(channel=channel)
-        client = tasks_v2.CloudTasksAsyncClient(transport=transport)
-        queue = tasks_v2.Queue(name=QUEUE, rate_limits=limits, retry_config=retry or QUICK)
-        await client.create_queue(parent=PARENT, queue=queue)
-        yield emulator, client, target
-
-
-def task_for(url: str, name: str = "", **fields: Any) -> tasks_v2.Task:
-    request = {"url": url, **fields.pop("request", {})}
-    return tasks_v2.Task(
-        name=f"{QUEUE}/tasks/{name}" if name else "",
-        http_request=tasks_v2.HttpRequest(**request),
-        **fields,
-    )
-
-
-def at(moment: float) -> timestamp_pb2.Timestamp:
-    return timestamp_pb2.Timestamp(seconds=int(moment), nanos=int(moment % 1 * 1e9))
+from .cloud_tasks import (
+    INVOKER,
+    PARENT,
+    QUEUE,
+    at,
+    rig,
+    task_for,
+)
 
 
 def test_the_request_is_the_one_asked_for_with_the_services_headers() -> None:

@@ -8,7 +8,7 @@ import pytest
 from google.cloud import tasks_v2
 from google.protobuf import duration_pb2, field_mask_pb2
 
-from .test_cloud_tasks_emulator import (
+from .cloud_tasks import (
     DAY,
     PARENT,
     QUEUE,

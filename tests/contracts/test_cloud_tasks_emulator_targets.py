@@ -10,13 +10,16 @@ import pytest
 from google.cloud import tasks_v2
 
 from forkjoin_gcp.emulators.cloud_tasks.dispatcher import Dispatcher
+from forkjoin_gcp.emulators.cloud_tasks.faults import Faults
 from forkjoin_gcp.emulators.cloud_tasks.ledger import Ledger
-from forkjoin_gcp.emulators.cloud_tasks.pacing import RateLimits, RetryPolicy
-from forkjoin_gcp.emulators.cloud_tasks.queues import HttpRequest, Task
+from forkjoin_gcp.emulators.cloud_tasks.pacing import RetryPolicy
+from forkjoin_gcp.emulators.cloud_tasks.queues import QueueSettings, Task
+from forkjoin_gcp.emulators.cloud_tasks.sender import Sender
 from forkjoin_gcp.emulators.cloud_tasks.state import CloudTasksState
+from forkjoin_gcp.emulators.cloud_tasks.targets import HttpRequest
 from forkjoin_gcp.emulators.cloud_tasks.tokens import TokenSigner
 
-from .test_cloud_tasks_emulator_dispatch import (
+from .cloud_tasks import (
     PARENT,
     PATIENCE,
     QUEUE,
@@ -147,8 +150,13 @@ def test_an_answer_after_the_dispatch_deadline_is_none() -> None:
         state = CloudTasksState(time.time)
         ledger = Ledger()
         signer = TokenSigner(time.time)
-        queue = state.create_queue(QUEUE, RateLimits(), RetryPolicy(max_attempts=1))
-        async with serving(target.handle) as url, Dispatcher(state, signer, ledger) as dispatcher:
+        queue = state.create_queue(QUEUE, QueueSettings(retry=RetryPolicy(max_attempts=1)))
+        faults = Faults(state.forget_tombstones_after)
+        async with (
+            serving(target.handle) as url,
+            Sender(signer) as sender,
+            Dispatcher(state, sender, ledger, faults) as dispatcher,
+        ):
             now = time.time()
             task = Task(f"{QUEUE}/tasks/t", "t", HttpRequest(url), now, now, 0.05)
             queue.add(task, now)

@@ -4,10 +4,19 @@ import dataclasses
 
 import pytest
 
+from forkjoin_gcp.emulators.cloud_tasks.journal import Journal
 from forkjoin_gcp.emulators.cloud_tasks.pacing import RateLimits, RetryPolicy
-from forkjoin_gcp.emulators.cloud_tasks.queues import HttpRequest, Outcome, Queue, Task, Verdict
+from forkjoin_gcp.emulators.cloud_tasks.paging import page
+from forkjoin_gcp.emulators.cloud_tasks.queues import (
+    Outcome,
+    Queue,
+    QueueSettings,
+    Task,
+    Verdict,
+)
 from forkjoin_gcp.emulators.cloud_tasks.refusals import Refusal
-from forkjoin_gcp.emulators.cloud_tasks.state import CloudTasksState, page
+from forkjoin_gcp.emulators.cloud_tasks.state import CloudTasksState
+from forkjoin_gcp.emulators.cloud_tasks.targets import HttpRequest
 
 NOW = 1_700_000_000.0
 DAY = 86_400.0
@@ -24,10 +33,10 @@ def make_queue(
 ) -> Queue:
     return Queue(
         NAME,
-        limits or RateLimits(),
-        retry or RetryPolicy(),
+        QueueSettings(limits or RateLimits(), retry or RetryPolicy()),
         now=NOW,
         tombstone_age=tombstone_age,
+        journal=Journal(),
     )
 
 
@@ -235,17 +244,17 @@ def test_new_limits_hold_at_once() -> None:
     for task_id in "abcd":
         queue.add(make_task(task_id), NOW)
     assert due_ids(queue, NOW) == ["a"]
-    queue.configure(RateLimits(max_concurrent_dispatches=3), RetryPolicy(), NOW)
+    queue.configure(QueueSettings(RateLimits(max_concurrent_dispatches=3)), NOW)
     assert due_ids(queue, NOW) == ["b", "c"]
 
 
 def test_queue_names_are_unique_and_stay_taken_three_days_after_a_deletion() -> None:
     time = NOW
     state = CloudTasksState(lambda: time)
-    queue = state.create_queue(NAME, RateLimits(), RetryPolicy())
+    queue = state.create_queue(NAME, QueueSettings())
     queue.add(make_task(), NOW)
     with pytest.raises(Refusal) as exists:
-        state.create_queue(NAME, RateLimits(), RetryPolicy())
+        state.create_queue(NAME, QueueSettings())
     assert refusal(exists) == ("ALREADY_EXISTS", "Queue already exists")
     state.delete_queue(NAME)
     assert queue.take_due(NOW) is None
@@ -253,10 +262,10 @@ def test_queue_names_are_unique_and_stay_taken_three_days_after_a_deletion() -> 
         state.queue(NAME)
     assert missing.value.code == "NOT_FOUND"
     with pytest.raises(Refusal) as recent:
-        state.create_queue(NAME, RateLimits(), RetryPolicy())
+        state.create_queue(NAME, QueueSettings())
     assert recent.value.code == "FAILED_PRECONDITION"
     time += 3 * DAY
-    assert state.create_queue(NAME, RateLimits(), RetryPolicy()).tasks == {}
+    assert state.create_queue(NAME, QueueSettings()).tasks == {}
 
 
 def test_queues_come_to_be_by_themselves_only_if_asked_for() -> None:

@@ -10,6 +10,7 @@ import logging
 import resource
 import signal
 import sys
+from pathlib import Path
 
 from .server import CloudTasksEmulator
 
@@ -26,7 +27,9 @@ async def serve(arguments: argparse.Namespace) -> None:
         grpc_port=arguments.grpc_port,
         http_port=arguments.http_port,
         tombstone_age=arguments.tombstone_age,
+        queue_tombstone_age=arguments.queue_tombstone_age,
         auto_create_queues=arguments.auto_create_queues,
+        data=arguments.data,
     ) as emulator:
         addresses = {
             "grpc_address": emulator.grpc_address,
@@ -57,6 +60,19 @@ def main() -> None:
         default=86_400.0,
         metavar="SECONDS",
         help="how long the name of a task that ran or was deleted stays taken (default 86400)",
+    )
+    parser.add_argument(
+        "--queue-tombstone-age",
+        type=float,
+        default=259_200.0,
+        metavar="SECONDS",
+        help="how long the name of a deleted queue stays taken (default 259200)",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="DIR",
+        help="keep everything there, over restarts and kills; without it all is in memory",
     )
     parser.add_argument(
         "--auto-create-queues",

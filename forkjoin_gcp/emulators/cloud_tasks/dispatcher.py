@@ -4,26 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import logging
+from collections.abc import Coroutine
 from types import TracebackType
 
-import aiohttp
 from multidict import CIMultiDict
 
+from .faults import Faults
 from .ledger import Dispatch, Ledger
-from .queues import Attempt, HttpRequest, Outcome, Queue, Task, Verdict, microseconds
+from .queues import Attempt, Queue, Task, Verdict
+from .sender import Sender
 from .state import CloudTasksState
-from .tokens import TokenSigner
+from .targets import HttpRequest
 
 logger = logging.getLogger(__name__)
-
-USER_AGENT = "Google-Cloud-Tasks"
-# Shorter than the 2 s after which gunicorn closes an idle connection: a request sent on a
-# connection that the target is just closing would count as a failed attempt.
-_KEEPALIVE = 1.0
-_MAX_ANSWER_BYTES = 1_048_576
-_MAX_RETRY_AFTER = 3_600.0
-_REPLACED_HEADERS = frozenset({"host", "content-length", "transfer-encoding", "user-agent"})
-_RESERVED_PREFIXES = ("x-google-", "x-appengine-", "x-cloudtasks-")
 
 
 class Dispatcher:
@@ -33,22 +26,21 @@ class Dispatcher:
     service would; the targets see a closed connection.
     """
 
-    def __init__(self, state: CloudTasksState, tokens: TokenSigner, ledger: Ledger) -> None:
+    def __init__(
+        self, state: CloudTasksState, sender: Sender, ledger: Ledger, faults: Faults
+    ) -> None:
         self._state = state
-        self._tokens = tokens
+        self._sender = sender
         self._ledger = ledger
+        self._faults = faults
         self._timers: dict[str, tuple[float, asyncio.TimerHandle]] = {}
         self._attempts: set[asyncio.Task[None]] = set()
-        self._session: aiohttp.ClientSession | None = None
+        self._running = False
 
     async def __aenter__(self) -> Dispatcher:
-        self._session = aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE),
-            timeout=aiohttp.ClientTimeout(total=None, sock_connect=None),
-            cookie_jar=aiohttp.DummyCookieJar(),
-            auto_decompress=False,
-            skip_auto_headers=("Content-Type", "User-Agent"),
-        )
+        self._running = True
+        for queue in self._state.queues.values():
+            self.wake(queue)
         return self
 
     async def __aexit__(
@@ -57,20 +49,18 @@ class Dispatcher:
         exc: BaseException | None,
         traceback: TracebackType | None,
     ) -> None:
+        self._running = False
         for _, timer in self._timers.values():
             timer.cancel()
         self._timers.clear()
-        session, self._session = self._session, None
         for attempt in self._attempts:
             attempt.cancel()
         await asyncio.gather(*self._attempts, return_exceptions=True)
-        if session is not None:
-            await session.close()
 
     def wake(self, queue: Queue) -> None:
         """Sends all that may go now and sets the queue's timer for the next moment something
         may. To be called whenever the queue changed."""
-        if self._session is None:
+        if not self._running:
             return
         now = self._state.clock()
         while (task := queue.take_due(now)) is not None:
@@ -114,10 +104,15 @@ class Dispatcher:
     def _start(self, queue: Queue, task: Task) -> None:
         assert task.last_attempt is not None
         self._ledger.count(queue.name, "dispatches")
-        headers = self._headers(queue, task)
-        run = asyncio.get_running_loop().create_task(
-            self._attempt(queue, task, task.last_attempt, headers, task.dispatch_count - 1)
+        target = queue.settings.http_target
+        request = task.request if target is None else target.applied_to(task.request)
+        headers = self._sender.headers(queue, task, request)
+        self._spawn(
+            self._attempt(queue, task, task.last_attempt, request, headers, task.dispatch_count - 1)
         )
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        run = asyncio.get_running_loop().create_task(work)
         self._attempts.add(run)
         run.add_done_callback(self._attempts.discard)
 
@@ -126,10 +121,19 @@ class Dispatcher:
         queue: Queue,
         task: Task,
         attempt: Attempt,
+        request: HttpRequest,
         headers: CIMultiDict[str],
         retry_count: int,
     ) -> None:
-        outcome = await self._send(task.request, headers, task.dispatch_deadline)
+        second = ""
+        if self._faults.active:
+            await asyncio.sleep(self._faults.dispatch_delay())
+            second = self._faults.second_delivery()
+        if second == "together":
+            self._spawn(self._deliver_again(task, request, headers))
+        outcome = await self._sender.send(request, headers, task.dispatch_deadline)
+        if second == "after":
+            self._spawn(self._deliver_again(task, request, headers))
         now = self._state.clock()
         verdict = queue.finish(task, attempt, outcome, now)
         self._ledger.record(
@@ -148,66 +152,8 @@ class Dispatcher:
         if self._state.queues.get(queue.name) is queue:
             self.wake(queue)
 
-    async def _send(
-        self, request: HttpRequest, headers: CIMultiDict[str], deadline: float
-    ) -> Outcome:
-        """Never raises but for cancellation: whatever a target does is an outcome."""
-        assert self._session is not None
-        try:
-            async with (
-                asyncio.timeout(deadline),
-                self._session.request(
-                    request.method,
-                    request.url,
-                    data=request.body or None,
-                    headers=headers,
-                    allow_redirects=False,
-                ) as response,
-            ):
-                await _drain(response)
-                return Outcome(response.status, retry_after=_retry_after(response))
-        except TimeoutError:
-            text = f"no answer within the dispatch deadline of {deadline:g} s"
-            return Outcome(None, text, deadline_exceeded=True)
-        except Exception as error:
-            return Outcome(None, f"{type(error).__name__}: {error}"[:500])
-
-    def _headers(self, queue: Queue, task: Task) -> CIMultiDict[str]:
-        request = task.request
-        headers: CIMultiDict[str] = CIMultiDict()
-        for name, value in (request.headers or {}).items():
-            lower = name.lower()
-            if lower not in _REPLACED_HEADERS and not lower.startswith(_RESERVED_PREFIXES):
-                headers[name] = value
-        headers["User-Agent"] = USER_AGENT
-        headers["X-CloudTasks-QueueName"] = queue.queue_id
-        headers["X-CloudTasks-TaskName"] = task.task_id
-        headers["X-CloudTasks-TaskRetryCount"] = str(task.dispatch_count - 1)
-        headers["X-CloudTasks-TaskExecutionCount"] = str(task.execution_count)
-        seconds, micros = divmod(microseconds(task.schedule_time), 1_000_000)
-        headers["X-CloudTasks-TaskETA"] = f"{seconds}.{micros:06}"
-        if task.dispatch_count > 1:
-            if task.previous_status is not None:
-                headers["X-CloudTasks-TaskPreviousResponse"] = str(task.previous_status)
-            headers["X-CloudTasks-TaskRetryReason"] = ""
-        if request.oidc_email:
-            token = self._tokens.token(request.oidc_email, request.oidc_audience or request.url)
-            headers["Authorization"] = f"Bearer {token}"
-        return headers
-
-
-async def _drain(response: aiohttp.ClientResponse) -> None:
-    """Reads the answer to its end, so that the connection can be used again and an answer that
-    breaks off counts as none. Of an endless one, no more than a megabyte."""
-    seen = 0
-    async for chunk in response.content.iter_any():
-        seen += len(chunk)
-        if seen > _MAX_ANSWER_BYTES:
-            response.close()
-            return
-
-
-def _retry_after(response: aiohttp.ClientResponse) -> float:
-    """Seconds of a Retry-After header in its number form; its date form is not emulated."""
-    text = response.headers.get("Retry-After", "").strip()
-    return min(float(text), _MAX_RETRY_AFTER) if text.isascii() and text.isdigit() else 0.0
+    async def _deliver_again(
+        self, task: Task, request: HttpRequest, headers: CIMultiDict[str]
+    ) -> None:
+        """The fault of a second delivery: nothing is made of its outcome."""
+        await self._sender.send(request, headers, task.dispatch_deadline)

@@ -15,6 +15,7 @@ COUNTERS = (
     "retried",
     "exhausted",
     "gone",
+    "purged",
 )
 
 
@@ -41,13 +42,13 @@ class Ledger:
         self._refusals: Counter[str] = Counter()
         self._recent: deque[Dispatch] = deque(maxlen=keep)
 
-    def count(self, queue_name: str, what: str) -> None:
-        """Adds one to the counter `what` of the queue and of the whole."""
-        self._total[what] += 1
+    def count(self, queue_name: str, what: str, number: int = 1) -> None:
+        """Adds to the counter `what` of the queue and of the whole."""
+        self._total[what] += number
         counters = self._queues.get(queue_name)
         if counters is None:
             counters = self._queues[queue_name] = Counter()
-        counters[what] += 1
+        counters[what] += number
 
     def count_refusal(self, code: str) -> None:
         """Adds one to the calls refused with that gRPC status."""

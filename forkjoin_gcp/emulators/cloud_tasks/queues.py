@@ -9,29 +9,16 @@ from __future__ import annotations
 
 import enum
 import heapq
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from collections.abc import Iterator
+from dataclasses import dataclass, field
 
 from . import refusals
+from .journal import Journal
 from .pacing import RateLimits, RetryPolicy, TokenBucket
+from .targets import HttpRequest, HttpTarget
 
-
-def microseconds(moment: float) -> int:
-    """A time in whole microseconds, the same wherever it is shown. A float of today's seconds
-    since the epoch resolves 0.24 us, so rounding restores the microsecond that was asked for."""
-    return round(moment * 1e6)
-
-
-@dataclass(frozen=True, slots=True)
-class HttpRequest:
-    """What a task sends, and to whom. Header names stay as the client wrote them."""
-
-    url: str
-    method: str = "POST"
-    headers: Mapping[str, str] | None = None
-    body: bytes = b""
-    oidc_email: str = ""
-    oidc_audience: str = ""
+MAX_TASK_AGE = 31 * 86_400.0
+"""Seconds after which a task is dropped, whether it was ever dispatched or not."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,6 +71,11 @@ class Task:
     ticket: int = -1
     """The heap entry that stands for this task; -1 while it waits for an answer."""
 
+    @property
+    def queue_name(self) -> str:
+        """The full name of its queue."""
+        return self.name[: -len(self.task_id) - len("/tasks/")]
+
 
 class Verdict(enum.Enum):
     """What became of a task after an attempt."""
@@ -95,29 +87,44 @@ class Verdict(enum.Enum):
     """Deleted, by a client or by another run of it, while it was in flight."""
 
 
+@dataclass(frozen=True, slots=True)
+class QueueSettings:
+    """What CreateQueue and UpdateQueue set."""
+
+    limits: RateLimits = field(default_factory=RateLimits)
+    retry: RetryPolicy = field(default_factory=RetryPolicy)
+    http_target: HttpTarget | None = None
+    logging_ratio: float = 0.0
+    """StackdriverLoggingConfig.sampling_ratio: kept and shown, as nothing is logged there."""
+
+
 class Queue:
     """One queue. `tombstone_age` is how long, in seconds, a used name stays taken."""
 
     def __init__(
         self,
         name: str,
-        limits: RateLimits,
-        retry: RetryPolicy,
+        settings: QueueSettings,
         *,
         now: float,
         tombstone_age: float,
+        journal: Journal,
     ) -> None:
         self.name = name
         self.queue_id = name.rpartition("/")[2]
-        self.limits = limits
-        self.retry = retry
+        self.settings = settings
         self.tasks: dict[str, Task] = {}
         self.in_flight = 0
-        self._tombstone_age = tombstone_age
-        # Insertion order is expiry order, as every tombstone lives equally long.
+        self.paused = False
+        self.purge_time: float | None = None
+        """When it was last purged; None if never."""
+        self.tombstone_age = tombstone_age
+        self.journal = journal
+        # When each was buried. Insertion order is expiry order, as all live equally long.
         self._tombstones: dict[str, float] = {}
         self._due: list[tuple[float, int, Task]] = []
         self._last_ticket = 0
+        limits = settings.limits
         self._bucket = TokenBucket(limits.max_dispatches_per_second, limits.max_burst_size, now)
 
     @property
@@ -125,11 +132,32 @@ class Queue:
         """Names held by tasks that are gone (as of the last call that named a time)."""
         return len(self._tombstones)
 
-    def configure(self, limits: RateLimits, retry: RetryPolicy, now: float) -> None:
+    def configure(self, settings: QueueSettings, now: float) -> None:
         """Puts new settings in force for every dispatch and retry from now on."""
-        self.limits = limits
-        self.retry = retry
+        self.settings = settings
+        limits = settings.limits
         self._bucket.resize(limits.max_dispatches_per_second, limits.max_burst_size, now)
+        self.journal.queue_changed(self)
+
+    def pause(self) -> None:
+        """Dispatches nothing from now on but what RunTask asks for; takes tasks in as before."""
+        self.paused = True
+        self.journal.queue_changed(self)
+
+    def resume(self) -> None:
+        """Dispatches again."""
+        self.paused = False
+        self.journal.queue_changed(self)
+
+    def purge(self, now: float) -> int:
+        """Deletes every task, in flight or not; their names stay taken. How many there were."""
+        doomed = list(self.tasks.values())
+        for task in doomed:
+            self._bury(task, now)
+        self._due.clear()
+        self.purge_time = now
+        self.journal.queue_changed(self)
+        return len(doomed)
 
     def add(self, task: Task, now: float) -> None:
         """Takes a task in.
@@ -140,8 +168,17 @@ class Queue:
             raise refusals.task_exists()
         if self._is_tombstone(task.task_id, now):
             raise refusals.task_existed_recently()
+        self.restore(task)
+        self.journal.task_added(task)
+
+    def restore(self, task: Task) -> None:
+        """Puts back a task that a journal kept, to be dispatched when it is due."""
         self.tasks[task.task_id] = task
         self._push(task)
+
+    def restore_tombstone(self, task_id: str, buried_at: float) -> None:
+        """Puts back a tombstone that a journal kept. To be called in the order of burials."""
+        self._tombstones[task_id] = buried_at
 
     def get(self, task_id: str, now: float) -> Task:
         """The task of that id. Raises Refusal NOT_FOUND, which tells a used name from an
@@ -164,17 +201,17 @@ class Queue:
 
     def take_due(self, now: float) -> Task | None:
         """The next task that may be dispatched at `now`, counted as in flight; else None."""
-        if self.in_flight >= self.limits.max_concurrent_dispatches:
+        if self._held_back():
             return None
-        head = self._head()
+        head = self._head(now)
         if head is None or head[0] > now or not self._bucket.take(now):
             return None
         heapq.heappop(self._due)
         return self._dispatch(head[2], now)
 
     def take(self, task_id: str, now: float) -> Task:
-        """Dispatches a task at once, whatever the limits and even if it is in flight already
-        (RunTask does). Raises as `get`."""
+        """Dispatches a task at once, whatever the limits, in a paused queue too, and even if it
+        is in flight already (RunTask does). Raises as `get`."""
         task = self.get(task_id, now)
         task.schedule_time = now
         return self._dispatch(task, now)
@@ -195,26 +232,30 @@ class Queue:
             self._bury(task, now)
             return Verdict.COMPLETED
         task.failures += 1
-        policy = task.retry or self.retry
+        policy = task.retry or self.settings.retry
         first = attempt.dispatch_time if task.first_dispatch is None else task.first_dispatch
         if policy.exhausted(task.failures, now - first):
             self._bury(task, now)
             return Verdict.EXHAUSTED
         task.schedule_time = now + max(policy.backoff(task.failures), outcome.retry_after)
         self._push(task)
+        self.journal.task_changed(task)
         return Verdict.RETRIED
 
     def wake_at(self, now: float) -> float | None:
         """When `take_due` is next worth calling: `now` or later. None: not before a task is
         added, finished or run, or the queue's settings change."""
-        head = self._head()
-        if head is None or self.in_flight >= self.limits.max_concurrent_dispatches:
+        head = self._head(now)
+        if head is None or self._held_back():
             return None
         return max(head[0], self._bucket.ready_at(now))
 
     def waiting(self) -> Iterator[Task]:
         """The tasks that are not in flight, in no particular order."""
         return (task for task in self.tasks.values() if task.ticket >= 0)
+
+    def _held_back(self) -> bool:
+        return self.paused or self.in_flight >= self.settings.limits.max_concurrent_dispatches
 
     def _dispatch(self, task: Task, now: float) -> Task:
         task.ticket = -1
@@ -223,6 +264,7 @@ class Queue:
             task.first_dispatch = now
         task.last_attempt = Attempt(schedule_time=task.schedule_time, dispatch_time=now)
         self.in_flight += 1
+        self.journal.task_changed(task)
         return task
 
     def _push(self, task: Task) -> None:
@@ -230,20 +272,24 @@ class Queue:
         task.ticket = self._last_ticket
         heapq.heappush(self._due, (task.schedule_time, task.ticket, task))
 
-    def _head(self) -> tuple[float, int, Task] | None:
+    def _head(self, now: float) -> tuple[float, int, Task] | None:
         """The earliest entry that still stands for its task; drops those that do not (deleted,
-        or dispatched out of turn)."""
+        or dispatched out of turn) and the tasks that have grown too old."""
         while self._due:
             entry = self._due[0]
-            if entry[2].ticket == entry[1]:
-                return entry
+            task = entry[2]
+            if task.ticket == entry[1]:
+                if now - task.create_time < MAX_TASK_AGE:
+                    return entry
+                self._bury(task, now)
             heapq.heappop(self._due)
         return None
 
     def _bury(self, task: Task, now: float) -> None:
         del self.tasks[task.task_id]
         task.ticket = -1
-        self._tombstones[task.task_id] = now + self._tombstone_age
+        self._tombstones[task.task_id] = now
+        self.journal.task_buried(task, now)
         self._expire_tombstones(now)
 
     def _is_tombstone(self, task_id: str, now: float) -> bool:
@@ -253,6 +299,7 @@ class Queue:
     def _expire_tombstones(self, now: float) -> None:
         while self._tombstones:
             oldest = next(iter(self._tombstones))
-            if self._tombstones[oldest] > now:
+            if self._tombstones[oldest] + self.tombstone_age > now:
                 return
             del self._tombstones[oldest]
+            self.journal.name_freed(self.name, oldest)

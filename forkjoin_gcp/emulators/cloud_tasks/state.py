@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 
 from . import refusals
-from .pacing import RateLimits, RetryPolicy
-from .queues import Queue
+from .journal import Journal
+from .queues import Queue, QueueSettings
 
 Clock = Callable[[], float]
 """Seconds since the epoch."""
@@ -31,29 +30,57 @@ class CloudTasksState:
     ) -> None:
         self.clock = clock
         self.queues: dict[str, Queue] = {}
-        self._tombstone_age = tombstone_age
+        self.journal = Journal()
+        self._tombstone_age = self._present_tombstone_age = tombstone_age
         self._queue_tombstone_age = queue_tombstone_age
         self._auto_create = auto_create
         self._deleted: dict[str, float] = {}
 
-    def create_queue(self, name: str, limits: RateLimits, retry: RetryPolicy) -> Queue:
+    def keep_in(self, journal: Journal) -> None:
+        """Tells that journal of every change from now on."""
+        self.journal = journal
+        for queue in self.queues.values():
+            queue.journal = journal
+
+    def create_queue(self, name: str, settings: QueueSettings) -> Queue:
         """Raises Refusal: ALREADY_EXISTS, or FAILED_PRECONDITION soon after a deletion."""
         if name in self.queues:
             raise refusals.queue_exists()
-        now = self.clock()
-        if self._deleted.get(name, 0.0) > now:
+        if self._deleted.get(name, 0.0) > self.clock():
             raise refusals.queue_existed_recently()
         self._deleted.pop(name, None)
-        queue = Queue(name, limits, retry, now=now, tombstone_age=self._tombstone_age)
-        self.queues[name] = queue
+        queue = self.restore_queue(name, settings)
+        self.journal.queue_changed(queue)
         return queue
+
+    def restore_queue(self, name: str, settings: QueueSettings) -> Queue:
+        """Puts back a queue that a journal kept, without its tasks."""
+        queue = self.queues[name] = Queue(
+            name,
+            settings,
+            now=self.clock(),
+            tombstone_age=self._present_tombstone_age,
+            journal=self.journal,
+        )
+        return queue
+
+    def restore_deleted(self, name: str, taken_until: float) -> None:
+        """Puts back the tombstone of a queue that a journal kept."""
+        self._deleted[name] = taken_until
+
+    def forget_tombstones_after(self, seconds: float | None) -> None:
+        """Frees the names of all tasks after at most `seconds`; None keeps them as they should."""
+        limit = self._tombstone_age if seconds is None else min(seconds, self._tombstone_age)
+        self._present_tombstone_age = limit
+        for queue in self.queues.values():
+            queue.tombstone_age = limit
 
     def queue(self, name: str) -> Queue:
         """Raises Refusal NOT_FOUND."""
         queue = self.queues.get(name)
         if queue is None:
             if self._auto_create:
-                return self.create_queue(name, RateLimits(), RetryPolicy())
+                return self.create_queue(name, QueueSettings())
             raise refusals.queue_missing()
         return queue
 
@@ -64,14 +91,6 @@ class CloudTasksState:
         if queue is None:
             raise refusals.not_found()
         queue.clear()
-        self._deleted[name] = self.clock() + self._queue_tombstone_age
+        taken_until = self._deleted[name] = self.clock() + self._queue_tombstone_age
+        self.journal.queue_deleted(name, taken_until)
         return queue
-
-
-def page(keys: Iterable[str], size: int, after: str) -> tuple[list[str], str]:
-    """Up to `size` of the keys that come after `after`, in order, and the last one if there are
-    more (else ""). The key itself is the page token, so pages survive inserts and deletes."""
-    found = heapq.nsmallest(size + 1, (key for key in keys if key > after))
-    more = len(found) > size
-    found = found[:size]
-    return found, found[-1] if more else ""
