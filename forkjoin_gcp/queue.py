@@ -10,7 +10,7 @@ import random
 import threading
 import weakref
 from collections.abc import Awaitable, Callable, Iterable
-from typing import Any, Generic, TypeVar, Unpack, overload
+from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 
 from forkjoin_gcp.config import QueueConfig, Services, Settings
 from forkjoin_gcp.errors import ConfigurationError, HandlerError, PayloadError, QueueClosed
@@ -23,6 +23,9 @@ from forkjoin_gcp.runtime import Inbox, LoopThread, SystemClock, ThreadedRunner
 from forkjoin_gcp.tasks import RootTask, Task
 from forkjoin_gcp.worker import Worker
 from forkjoin_gcp.writer import Writer
+
+if TYPE_CHECKING:
+    from forkjoin_gcp import testing
 
 logger = logging.getLogger(__name__)
 P = TypeVar("P")
@@ -198,6 +201,16 @@ class ForkJoinQueue(Generic[P]):
         lanes = [Lane(self.name, self.config.version, n) for n in range(self.config.lanes)]
         return engine.io.submit(engine.dead_letters(lanes, limit)).result()
 
+    def in_memory(self) -> testing.InMemory[P]:
+        """For tests: ``with feeds.in_memory() as local: feeds.enqueue(x); local.run()``.
+
+        Inside, this object needs no service and no environment, and time is virtual; whatever it
+        was before, it is again after. Raises RuntimeError where it is in memory already.
+        """
+        from forkjoin_gcp import testing  # only here: nothing that is deployed loads it
+
+        return testing.InMemory(self)
+
     def close(self) -> None:
         """Refuse new items, wait up to CLOSE_SECONDS for those in flight, and end all threads.
 
@@ -270,6 +283,9 @@ class _Engine:
         counters: Counters,
         codec: PayloadCodec[Any],
         connect: Connect | None,
+        *,
+        io: LoopThread | None = None,
+        clock: Clock | None = None,
     ) -> None:
         if connect is None:
             # Only here: importing a module that declares a queue loads no client library.
@@ -280,9 +296,9 @@ class _Engine:
         self._counters = counters
         self._codec = codec
         self._runner: ThreadedRunner | None = None
-        self.io = LoopThread(f"forkjoin-{config.name}")
+        self.io = io or LoopThread(f"forkjoin-{config.name}")
         try:
-            made = connect(config, services, counters, SystemClock())
+            made = connect(config, services, counters, clock or SystemClock())
             self._ports = self.io.submit(_awaited(made)).result()
         except BaseException:
             self.io.stop()
@@ -294,7 +310,7 @@ class _Engine:
 
     async def join(self, task: Task, handler: Handler) -> None:
         if self._runner is None:
-            self._runner = ThreadedRunner(handler, self._config.dispatch_deadline)
+            self._runner = self._new_runner(handler)
             self._worker = Worker(
                 self._config, self._ports, self._counters, self._codec, self._runner
             )
@@ -303,6 +319,9 @@ class _Engine:
             await self._reader.run(task)
         else:
             await self._worker.run(task, asyncio.get_running_loop().time())
+
+    def _new_runner(self, handler: Handler) -> ThreadedRunner:
+        return ThreadedRunner(handler, self._config.dispatch_deadline)
 
     async def dead_letters(self, lanes: list[Lane], limit: int) -> list[DeadLetter]:
         """Of all lanes: a store may keep them by lane or together."""

@@ -8,6 +8,9 @@ from __future__ import annotations
 
 import asyncio
 import builtins
+import contextlib
+import heapq
+import itertools
 from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -168,10 +171,11 @@ class InProcessStore:
 
     async def read(self, batch: Batch, first: int, stop: int) -> builtins.list[Found]:
         held = self.segments.get(batch, {})
+        near = range(first, stop) if stop - first < len(held) else sorted(held)
         return [
             Found(at, held[at], held[at])
-            for at in sorted(held)
-            if first <= at < stop and held[at].items
+            for at in near
+            if first <= at < stop and at in held and held[at].items
         ]
 
     async def settle(self, batch: Batch, changes: Sequence[Change]) -> builtins.list[bool]:
@@ -210,11 +214,11 @@ class InProcessScheduler:
     def __init__(self, clock: Clock, *, retry_seconds: float = 1.0) -> None:
         self._clock = clock
         self._retry_seconds = retry_seconds
-        self._deliver: Deliver | None = None
-        self._held: list[tuple[TaskRequest, int]] = []
+        self._waiting: list[tuple[float, int, TaskRequest, int]] = []
+        self._numbers = itertools.count()
         self._running: set[asyncio.Task[None]] = set()
-        self._outstanding = 0
-        self._idle = asyncio.Event()
+        self._changed = asyncio.Event()
+        self._failures: list[BaseException] = []
         self._names: set[tuple[str, str]] = set()
         self.created: list[TaskRequest] = []
         self.dispatched: list[tuple[float, TaskRequest]] = []
@@ -228,30 +232,38 @@ class InProcessScheduler:
         return True
 
     async def run(self, deliver: Deliver) -> None:
-        """Deliver tasks as they come due, side by side; return when none waits or runs."""
-        self._deliver = deliver
-        held, self._held = self._held, []
-        for task, tried in held:
-            self._start(task, tried)
-        if self._outstanding:
-            self._idle.clear()
-            await self._idle.wait()
+        """Deliver tasks as they come due, side by side; return when none waits or runs.
+
+        A ServiceError means another try. Any other error is raised, and its task waits for the next
+        run, as do the others; those being delivered go on.
+        """
+        self._failures.clear()  # what they were raised for waits, and is tried again
+        while True:
+            while self._waiting and self._waiting[0][0] <= self._clock.now():
+                _, _, task, tried = heapq.heappop(self._waiting)
+                running = asyncio.ensure_future(self._dispatch(deliver, task, tried))
+                self._running.add(running)
+                running.add_done_callback(self._ended)
+            if self._failures:
+                raise self._failures[0]
+            if not self._waiting and not self._running:
+                return
+            wait = self._waiting[0][0] - self._clock.now() if self._waiting else None
+            self._changed.clear()
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(wait):
+                    await self._changed.wait()
 
     async def close(self) -> None:
         return
 
     def _put(self, task: TaskRequest, tried: int, at: float) -> None:
-        self._outstanding += 1
-        wait = max(0.0, at - self._clock.now())
-        asyncio.get_running_loop().call_later(wait, self._start, task, tried)
+        heapq.heappush(self._waiting, (at, next(self._numbers), task, tried))
+        self._changed.set()
 
-    def _start(self, task: TaskRequest, tried: int) -> None:
-        if self._deliver is None:
-            self._held.append((task, tried))
-            return
-        running = asyncio.ensure_future(self._dispatch(self._deliver, task, tried))
-        self._running.add(running)
-        running.add_done_callback(self._running.discard)
+    def _ended(self, running: asyncio.Task[None]) -> None:
+        self._running.discard(running)
+        self._changed.set()
 
     async def _dispatch(self, deliver: Deliver, task: TaskRequest, tried: int) -> None:
         self.dispatched.append((self._clock.now(), task))
@@ -259,7 +271,8 @@ class InProcessScheduler:
             await deliver(task.body, tried)
         except ServiceError:
             self._put(task, tried + 1, self._clock.now() + self._retry_seconds)
-        finally:
-            self._outstanding -= 1
-            if not self._outstanding:
-                self._idle.set()
+        except (asyncio.CancelledError, GeneratorExit):
+            raise
+        except BaseException as error:
+            self._put(task, tried, self._clock.now())
+            self._failures.append(error)

@@ -8,10 +8,13 @@ from __future__ import annotations
 
 import asyncio
 import selectors
-from collections.abc import Coroutine
-from typing import Any, TypeVar
+from collections.abc import Callable, Coroutine
+from concurrent.futures import Executor
+from typing import Any, TypeVar, TypeVarTuple, Unpack
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
+Ready = list[tuple[selectors.SelectorKey, int]]
 
 STUCK_SECONDS = 5.0
 """Real seconds after which a loop with nothing to wait for but other threads gives up."""
@@ -22,10 +25,14 @@ class StuckError(AssertionError):
 
 
 class VirtualTimeLoop(asyncio.SelectorEventLoop):
-    """An event loop whose ``time`` begins at 0 and passes only when there is nothing else to do."""
+    """An event loop whose ``time`` begins at 0 and passes only when there is nothing else to do.
+
+    It does not pass while a thread of ``run_in_executor`` or ``asyncio.to_thread`` is at work.
+    """
 
     def __init__(self) -> None:
         self._now = 0.0
+        self._held = 0
         super().__init__(_JumpingSelector(self))
 
     def time(self) -> float:
@@ -35,23 +42,47 @@ class VirtualTimeLoop(asyncio.SelectorEventLoop):
         """Let time pass."""
         self._now += seconds
 
+    def hold_until(self, future: asyncio.Future[Any]) -> None:
+        """Let no time pass until ``future``, which another thread will settle, is done."""
+        self._held += 1
+        future.add_done_callback(self._let_go)
 
-class _JumpingSelector(selectors.SelectSelector):
+    def run_in_executor(
+        self, executor: Executor | None, func: Callable[[Unpack[Ts]], T], *args: *Ts
+    ) -> asyncio.Future[T]:
+        future = super().run_in_executor(executor, func, *args)
+        self.hold_until(future)
+        return future
+
+    def pass_time(self, timeout: float | None, wait: Callable[[float | None], Ready]) -> Ready:
+        """Nothing is ready, and the next timer is ``timeout`` seconds ahead: go there.
+
+        Or ``wait`` so many real seconds for other threads, and return what they made ready.
+        """
+        if self._held:
+            return wait(None)
+        if timeout is None:
+            ready = wait(STUCK_SECONDS)
+            if not ready:
+                raise StuckError("every task waits, and no timer is set")
+            return ready
+        self.advance(timeout)
+        return []
+
+    def _let_go(self, _: asyncio.Future[Any]) -> None:
+        self._held -= 1
+
+
+class _JumpingSelector(selectors.DefaultSelector):
     def __init__(self, loop: VirtualTimeLoop) -> None:
         super().__init__()
         self._loop = loop
 
-    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+    def select(self, timeout: float | None = None) -> Ready:
         ready = super().select(0)
-        if ready:
+        if ready or timeout == 0:
             return ready
-        if timeout is None:
-            ready = super().select(STUCK_SECONDS)
-            if not ready:
-                raise StuckError("every task waits, and no timer is set")
-            return ready
-        self._loop.advance(timeout)
-        return []
+        return self._loop.pass_time(timeout, super().select)
 
 
 class VirtualClock:
