@@ -146,9 +146,10 @@ sorts = st.lists(
 
 @st.composite
 def cursors(draw: Any, order: list[str]) -> tuple[list[Any], bool]:
-    places = []
-    for field in order[: draw(st.integers(0, len(order)))]:
-        places.append(draw(references if field.endswith("__name__") else values))
+    places = [
+        draw(references if field.endswith("__name__") else values)
+        for field in order[: draw(st.integers(0, len(order)))]
+    ]
     return places, draw(st.booleans())
 
 

@@ -16,7 +16,7 @@ from . import fields
 from .documents import set_time
 from .paths import check_collection_id, check_document_id, split_document, split_parent
 from .refusals import Refusal, contention, invalid
-from .state import DatabaseState, FirestoreState, Written
+from .state import DatabaseState, FirestoreState, Written, check_repeats
 from .transactions import Transaction, deadlocked
 from .writes import PlannedWrite, plan
 
@@ -52,6 +52,7 @@ class Commits:
         if request.transaction:
             transaction = database.transactions.find(request.transaction, self._state.seconds())
         writes = [plan(write, database.documents) for write in request.writes]
+        check_repeats(writes)
         now, written = await self._apply(database, writes, transaction)
         response = _CommitResponse()
         results = response.write_results

@@ -5,9 +5,11 @@ from __future__ import annotations
 from bisect import bisect_left, insort
 from collections.abc import Iterator
 from heapq import merge
+from itertools import islice
 from typing import Any, NamedTuple
 
 from .paths import id_order, path_order
+from .refusals import invalid
 
 _BUCKET = 512
 
@@ -38,6 +40,13 @@ def set_time(timestamp: Any, micros: int) -> None:
     """Sets a raw Timestamp."""
     timestamp.seconds, rest = divmod(micros, 1_000_000)
     timestamp.nanos = rest * 1_000
+
+
+def micros(timestamp: Any) -> int:
+    """A raw Timestamp in µs. Raises Refusal for one that is more precise."""
+    if timestamp.nanos % 1_000:
+        raise invalid("timestamp cannot have more than microseconds precision")
+    return int(timestamp.seconds * 1_000_000 + timestamp.nanos // 1_000)
 
 
 class SortedKeys:
@@ -140,7 +149,7 @@ class Database:
         self.prefix = f"{name}/documents/"
         self.collections: dict[str, Collection] = {}
         self._groups: dict[str, dict[str, Collection]] = {}
-        self._ordered: dict[str, list[Collection]] = {}
+        self._ordered: dict[str, tuple[list[Collection], bool]] = {}
 
     def get(self, path: str) -> Stored | None:
         """The document at a path."""
@@ -181,12 +190,13 @@ class Database:
         self._ordered.pop("", None)
         return collection
 
-    def _group(self, collection_id: str) -> list[Collection]:
-        """The collections of one id, or all, in order."""
+    def _group(self, collection_id: str) -> tuple[list[Collection], bool]:
+        """The collections of one id, or all, in order; and whether all are equally deep."""
         ordered = self._ordered.get(collection_id)
         if ordered is None:
             group = self._groups.get(collection_id, {}) if collection_id else self.collections
-            ordered = sorted(group.values(), key=lambda collection: collection.order)
+            found = sorted(group.values(), key=lambda collection: collection.order)
+            ordered = found, len({len(collection.order) for collection in found}) < 2
             self._ordered[collection_id] = ordered
         return ordered
 
@@ -198,13 +208,16 @@ class Database:
             if collection is not None:
                 yield from collection.scan(since)
             return
-        found = [each for each in self._group(scope.collection) if scope.holds(each.path)]
-        depth = max((len(each.order) for each in found), default=0)
-        if all(len(each.order) == depth for each in found):
+        group, equally_deep = self._group(scope.collection)
+        if equally_deep:
             # None is nested in another, so they do not interleave.
-            for collection in found:
-                yield from collection.scan(since)
+            depth = len(group[0].order) if group else 0
+            first = bisect_left(group, since[:depth], key=lambda collection: collection.order)
+            for collection in islice(group, first, None):
+                if scope.holds(collection.path):
+                    yield from collection.scan(since)
             return
+        found = [each for each in group if scope.holds(each.path)]
         yield from merge(
             *(each.scan(since) for each in found), key=lambda stored: path_order(stored.path)
         )

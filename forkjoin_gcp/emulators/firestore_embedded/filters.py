@@ -96,7 +96,18 @@ def walk_all(tree: Filter | None) -> Sequence[FieldTest]:
 def _has_alternatives(tree: Filter) -> bool:
     if isinstance(tree, FieldTest):
         return False
-    return (tree.any_of and len(tree.parts) > 1) or any(map(_has_alternatives, tree.parts))
+    return tree.any_of or any(map(_has_alternatives, tree.parts))
+
+
+def possible(tree: Filter) -> Filter | None:
+    """Without what no document passes, as a comparison with null; None if nothing is left."""
+    if isinstance(tree, FieldTest):
+        return None if _compile_test(tree) is _never else tree
+    parts = [possible(part) for part in tree.parts]
+    left = tuple(part for part in parts if part is not None)
+    if len(left) < len(parts) and not (tree.any_of and left):
+        return None
+    return Composite(tree.any_of, left)
 
 
 def _disjunctions(tree: Filter) -> int:
@@ -231,6 +242,8 @@ def _compile_test(test: FieldTest) -> Callable[[Order], bool]:
         # A value of another type is neither more nor less.
         return lambda value: value[0] == operand[0] and compare(value, operand)
     equal = frozenset(each for each in operands if each[0] not in (NULL, NAN))
+    if operator in ("EQUAL", "IN", *_CONTAINS) and not equal:
+        return _never
     if operator in ("EQUAL", "IN"):
         return lambda value: value in equal
     if operator in _CONTAINS:

@@ -20,6 +20,7 @@ from .filters import (
     check_key,
     compile_filter,
     parse_filter,
+    possible,
     walk_all,
 )
 from .paths import check_collection_id, path_order
@@ -62,16 +63,19 @@ class Query:
         self.scope = _scope(message, parent)
         self._filter: Filter | None = None
         self._test: Test | None = None
+        self._hopeless = False
+        """Whether no document can pass the filter: then Firestore looks at nothing else."""
+        tree: Filter | None = None
         if message.HasField("where"):
-            self._filter = parse_filter(message.where, database)
-            self._test = compile_filter(self._filter)
+            tree = parse_filter(message.where, database)
+            self._test = compile_filter(tree)
+            self._filter = possible(tree)
+            self._hopeless = self._filter is None
         explicit = _orders(message)
         self.sorts = self._complete(explicit)
         self.named = bool(explicit) and explicit[-1].path == NAME
         """Whether the name has its place in the order for another reason than to break ties."""
-        self.named |= any(
-            test.path == NAME and test.operator in INEQUALITIES for test in walk_all(self._filter)
-        )
+        self.named |= any(test.path == NAME for test in walk_all(self._filter))
         self._start = _cursor(message, "start_at", explicit, database)
         self._end = _cursor(message, "end_at", explicit, database)
         if message.limit.value < 0:
@@ -85,14 +89,20 @@ class Query:
             self.select = [fields.parse(each.field_path) for each in message.select.fields]
         if message.HasField("find_nearest"):
             raise not_served("vector search (find_nearest)")
-        self.check_sorts()
+        self._check_served(tree)
 
     def _complete(self, explicit: list[Sort]) -> list[Sort]:
         """With what Firestore adds: fields of inequalities, and the name, which breaks ties."""
         sorts = list(explicit)
         tests = walk_all(self._filter)
         given = {sort.path for sort in sorts}
-        more = {test.path for test in tests if test.operator in INEQUALITIES} - given - {NAME}
+        unequal = {test.path for test in tests if test.operator in INEQUALITIES}
+        if unequal and NAME not in unequal and any(test.path == NAME for test in tests):
+            raise invalid(
+                "Equality on key is not allowed if there are other inequality fields and key does "
+                "not appear in inequalities."
+            )
+        more = unequal - given - {NAME}
         if sorts and sorts[-1].path == NAME:
             if more:
                 raise _after_key()
@@ -101,22 +111,25 @@ class Query:
         sorts += [Sort(path, descending) for path in sorted(more)]
         return [*sorts, Sort(NAME, descending)]
 
-    def check_sorts(self) -> None:
+    def _check_served(self, tree: Filter | None) -> None:
         """Raises Refusal for an order, or a filter, that no index of Firestore could serve."""
-        others = {test.path for test in walk_all(self._filter)} - {NAME}
+        filtered = {test.path for test in walk_all(tree)} - {NAME}
         if not self.scope.collection:
-            if others:
-                raise invalid(f"kind is required for filter: {'.'.join(min(others))}")
+            if filtered:
+                raise invalid(f"kind is required for filter: {'.'.join(min(filtered))}")
             if self.sorts != [Sort(NAME, descending=False)]:
                 raise invalid("kind is required for all orders except __key__ ascending")
-        if self.scope.deep and self.scope.parent and (others or self.sorts[0].path != NAME):
+        if self.scope.deep and self.scope.parent and (filtered or self.sorts[0].path != NAME):
             raise invalid("collection group queries are only allowed at the root parent")
-        # An equality filter is served by an index, which can be read from its end.
-        if self.sorts[0] == Sort(NAME, descending=True) and not others:
+        # A filter on another field is served by an index, which can be read from its end.
+        others = {test.path for test in walk_all(self._filter)} - {NAME}
+        if self.sorts[0] == Sort(NAME, descending=True) and not (others or self._hopeless):
             raise key_scan_descends()
 
     def run(self, view: View) -> list[Match]:
         """What the query finds, in order."""
+        if self._hopeless:
+            return []
         found = self._matches(view)
         if len(self.sorts) > 1:
             ranked = list(found)

@@ -12,7 +12,7 @@ from google.cloud.firestore_v1 import types
 
 from . import fields
 from .aggregation import calculate, parse_aggregations
-from .documents import Scope, Stored, set_time
+from .documents import Scope, Stored, micros, set_time
 from .fields import FieldPath
 from .paths import check_collection_id, path_order, split_document, split_parent
 from .queries import Query
@@ -68,7 +68,7 @@ class Reads:
         selector = request.WhichOneof("consistency_selector")
         now = self._state.tick()
         if selector == "read_time":
-            at = _read_time(request.read_time)
+            at = micros(request.read_time)
             return Reading(database, database.past(at, now), at)
         transaction = None
         if selector == "transaction":
@@ -96,7 +96,7 @@ class Reads:
             database.transactions.close(retried)
             self._released()
         if read_only and options.read_only.HasField("read_time"):
-            at = _read_time(options.read_only.read_time)
+            at = micros(options.read_only.read_time)
             past = database.past(at, now)
             transaction = database.transactions.begin(seconds, read_only=True, read_time=at)
             assert transaction.past is not None
@@ -295,12 +295,6 @@ def _document(stored: Stored, mask: list[FieldPath] | None) -> Any:
     if mask is not None:
         fields.project(document, mask)
     return document
-
-
-def _read_time(timestamp: Any) -> int:
-    if timestamp.nanos % 1_000:
-        raise invalid("timestamp cannot have more than microseconds precision")
-    return int(timestamp.seconds * 1_000_000 + timestamp.nanos // 1_000)
 
 
 def _token(last: str) -> str:

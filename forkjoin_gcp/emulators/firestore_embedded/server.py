@@ -17,8 +17,8 @@ from .service import FirestoreService
 from .state import FirestoreState
 from .storage import Storage
 
-MAX_MESSAGE_BYTES = (10 << 20) + 65_536
-"""Of a request: Firestore's 10 MiB, and something for the envelope."""
+MAX_MESSAGE_BYTES = 32 << 20
+"""What gRPC lets through, so that the service can refuse more than 10 MiB in Firestore's words."""
 
 _GRPC_OPTIONS = (
     # Without this two servers could listen on one port and share its calls.

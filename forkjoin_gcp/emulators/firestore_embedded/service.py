@@ -11,8 +11,9 @@ from google.protobuf import empty_pb2  # type: ignore[import-untyped]
 
 from .commits import Commits
 from .reads import Reads
-from .refusals import Refusal, not_served
+from .refusals import Refusal, invalid, not_served
 
+MAX_REQUEST_BYTES = 10 << 20
 SERVICE = "google.firestore.v1.Firestore"
 
 _UNARY = {
@@ -76,28 +77,34 @@ class FirestoreService:
             answer = self._writing(commit) if commit else self._reading(self._reads[name])
             handlers[name] = grpc.unary_unary_rpc_method_handler(
                 answer,
-                request_deserializer=request.pb().FromString,  # type: ignore[attr-defined]
+                request_deserializer=_decoder(request),
                 response_serializer=_serialize,
             )
         for name, request in _STREAMS.items():
             handlers[name] = grpc.unary_stream_rpc_method_handler(
                 self._streaming(self._streams[name]),
-                request_deserializer=request.pb().FromString,  # type: ignore[attr-defined]
+                request_deserializer=_decoder(request),
                 response_serializer=_serialize,
             )
         for name, (kind, what) in _NOT_SERVED.items():
             handlers[name] = kind(_refusing(what, streams=kind is not _UNARY_KIND))
         return grpc.method_handlers_generic_handler(SERVICE, handlers)
 
+    async def _settle(self, context: Any) -> None:
+        try:
+            await self._settled()
+        except OSError as error:
+            await context.abort(grpc.StatusCode.INTERNAL, str(error))
+
     def _writing(self, call: Callable[[Any], Awaitable[Any]]) -> Any:
         async def answer(request: Any, context: Any) -> Any:
             try:
-                response = await call(request)
+                response = await call(_accept(request))
             except Refusal as refusal:
-                await self._settled()
+                await self._settle(context)
                 await _abort(context, refusal)
             else:
-                await self._settled()
+                await self._settle(context)
                 return response
 
         return answer
@@ -105,11 +112,11 @@ class FirestoreService:
     def _reading(self, call: Callable[[Any], Any]) -> Any:
         async def answer(request: Any, context: Any) -> Any:
             try:
-                response = call(request)
+                response = call(_accept(request))
             except Refusal as refusal:
                 await _abort(context, refusal)
             else:
-                await self._settled()
+                await self._settle(context)
                 return response or empty_pb2.Empty()
 
         return answer
@@ -117,11 +124,11 @@ class FirestoreService:
     def _streaming(self, call: Callable[[Any], Iterable[Any]]) -> Any:
         async def answer(request: Any, context: Any) -> AsyncIterator[Any]:
             try:
-                responses = call(request)
+                responses = call(_accept(request))
             except Refusal as refusal:
                 await _abort(context, refusal)
             else:
-                await self._settled()
+                await self._settle(context)
                 for response in responses:
                     yield response
 
@@ -129,6 +136,21 @@ class FirestoreService:
 
 
 _UNARY_KIND = grpc.unary_unary_rpc_method_handler
+
+
+def _decoder(request: Any) -> Callable[[bytes], Any]:
+    decode = request.pb().FromString
+
+    def decode_small(data: bytes) -> Any:
+        return decode(data) if len(data) <= MAX_REQUEST_BYTES else None
+
+    return decode_small
+
+
+def _accept(request: Any) -> Any:
+    if request is None:
+        raise invalid(f"Request payload size exceeds the limit: {MAX_REQUEST_BYTES} bytes.")
+    return request
 
 
 def _refusing(what: str, *, streams: bool) -> Any:

@@ -56,8 +56,6 @@ class DatabaseState:
 
     def apply(self, writes: Sequence[PlannedWrite], now: int) -> list[Written]:
         """All writes, or none: then raises Refusal."""
-        if len(writes) > 1:
-            _check_repeats(writes)
         after: dict[str, Stored | None] = {}
         written = []
         for write in writes:
@@ -69,10 +67,11 @@ class DatabaseState:
                 check_precondition(write, present, self.documents.prefix + path)
             stored, results = outcome(write, present, now)
             after[path] = stored
-            written.append(Written(stored, results))
+            written.append((write, results))
         for path, stored in after.items():
             self._replace(path, stored, now)
-        return written
+        # A document written twice is told of as what became of it.
+        return [Written(after[write.path], results) for write, results in written]
 
     def _replace(self, path: str, stored: Stored | None, now: int) -> None:
         present = self.documents.get(path)
@@ -131,7 +130,8 @@ class DatabaseState:
         self._history_bytes = 0
 
 
-def _check_repeats(writes: Sequence[PlannedWrite]) -> None:
+def check_repeats(writes: Sequence[PlannedWrite]) -> None:
+    """Raises Refusal for documents that a commit writes in a way that it may not."""
     before: dict[str, PlannedWrite] = {}
     for write in writes:
         if write.path in before:
@@ -170,7 +170,8 @@ class FirestoreState:
 
     def __init__(self, clock: Callable[[], float]) -> None:
         self._clock = clock
-        self._last = 0
+        self.last = 0
+        """The time that was given last, in µs."""
         self.databases: dict[str, DatabaseState] = {}
         self.changes: list[Change] = []
 
@@ -184,12 +185,12 @@ class FirestoreState:
 
     def tick(self) -> int:
         """The present in µs since the epoch; later than any that was given before."""
-        self._last = max(self._last + 1, int(self._clock() * 1_000_000))
-        return self._last
+        self.last = max(self.last + 1, int(self._clock() * 1_000_000))
+        return self.last
 
     def resume(self, last: int) -> None:
         """Times to come are later than `last`, in µs."""
-        self._last = max(self._last, last)
+        self.last = max(self.last, last)
 
     def seconds(self) -> float:
         """The clock."""

@@ -22,7 +22,7 @@ CREATE TABLE IF NOT EXISTS documents (
     database TEXT NOT NULL, path TEXT NOT NULL, body BLOB NOT NULL,
     created INTEGER NOT NULL, updated INTEGER NOT NULL,
     PRIMARY KEY (database, path)
-) WITHOUT ROWID;
+);
 CREATE TABLE IF NOT EXISTS clock (only INTEGER PRIMARY KEY CHECK (only = 0), last INTEGER NOT NULL);
 """
 _Row = tuple[str, str, bytes, int, int]
@@ -35,6 +35,8 @@ class Storage:
     """
 
     def __init__(self, directory: Path, state: FirestoreState) -> None:
+        self._state = state
+        self._failed: OSError | None = None
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="firestore-storage")
         self._waiting: list[Change] = []
         self._next: asyncio.Future[None] | None = None
@@ -46,7 +48,7 @@ class Storage:
                 directory / _FILE, isolation_level=None, check_same_thread=False, timeout=0.5
             )
             self._open()
-            self._load(state)
+            self._load()
         except sqlite3.Error as error:
             raise OSError(f"cannot keep documents in {directory}: {error}") from error
 
@@ -60,7 +62,8 @@ class Storage:
         execute("BEGIN IMMEDIATE")
         execute("COMMIT")
 
-    def _load(self, state: FirestoreState) -> None:
+    def _load(self) -> None:
+        state = self._state
         for (last,) in self._connection.execute("SELECT last FROM clock"):
             state.resume(last)
         rows = self._connection.execute(
@@ -73,8 +76,10 @@ class Storage:
     async def keep(self, changes: list[Change]) -> None:
         """Takes `changes` over, and returns when all that was taken so far is on disk.
 
-        Raises sqlite3.Error when that fails.
+        Raises OSError when that fails, and from then on: what is in memory is no longer on disk.
         """
+        if self._failed is not None:
+            raise self._failed
         if changes:
             self._waiting += changes
             changes.clear()
@@ -92,14 +97,15 @@ class Storage:
             self._writing, self._next = self._next, None
             batch, self._waiting = self._waiting, []
             try:
-                await loop.run_in_executor(self._thread, self._write, batch)
+                await loop.run_in_executor(self._thread, self._write, batch, self._state.last)
             except sqlite3.Error as error:
-                self._writing.set_exception(error)
+                self._failed = OSError(f"the documents can no longer be kept: {error}")
+                self._writing.set_exception(self._failed)
             else:
                 self._writing.set_result(None)
             self._writing = None
 
-    def _write(self, batch: Sequence[Change]) -> None:
+    def _write(self, batch: Sequence[Change], latest: int) -> None:
         # The last change of a document is what counts.
         last = {(each.database, each.path): each.stored for each in batch}
         kept: list[_Row] = []
@@ -109,7 +115,6 @@ class Storage:
                 gone.append((database, path))
             else:
                 kept.append((database, path, stored.body, stored.created, stored.updated))
-        latest = max((row[4] for row in kept), default=0)
         connection = self._connection
         with connection:
             connection.execute("BEGIN")

@@ -7,7 +7,7 @@ from typing import Any
 
 from google.cloud.firestore_v1 import types
 
-from .documents import Database, Stored
+from .documents import Database, Stored, micros
 from .fields import NAME, FieldPath, find, parse, put, remove
 from .paths import check_document_id, split_document
 from .refusals import document_exists, invalid, nothing_to_update, other_version
@@ -63,8 +63,9 @@ def plan(write: Any, database: Database) -> PlannedWrite:
         if condition.HasField("exists"):
             planned.exists = condition.exists
         elif condition.HasField("update_time"):
-            version = condition.update_time
-            planned.version = version.seconds * 1_000_000 + version.nanos // 1_000
+            planned.version = micros(condition.update_time)
+            if planned.version < 0:
+                raise invalid("Only timestamps past epoch are supported.")
     return planned
 
 
