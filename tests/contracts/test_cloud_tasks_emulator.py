@@ -208,6 +208,30 @@ def request(**fields: Any) -> tasks_v2.HttpRequest:
         (a_task(http_request=request(url="http://a/ b")), "not a valid URL"),
         (a_task(http_request=request(url="http://a/" + "b" * 2_083)), "not a valid URL"),
         (a_task(http_request=request(body=b"x", http_method="GET")), "body is only allowed"),
+        (a_task(http_request=request(body=b"x", http_method="DELETE")), "body is only allowed"),
+        (a_task(http_request=request(http_method=99)), "The HTTP method 99 does not exist."),
+        (
+            a_task(http_request=request(headers={"a": "b" * 81_920})),
+            "The size of HttpRequest.headers must be less than 80KB.",
+        ),
+        (a_task(http_request=request(headers={"a:": "b"})), "an invalid header name: 'a:'"),
+        (
+            a_task(http_request=request(headers={"a": "b\r\nc: d"})),
+            "HttpRequest.headers has an invalid value of the header a.",
+        ),
+        (
+            a_task(schedule_time=timestamp_pb2.Timestamp(nanos=-1)),
+            "Task.scheduleTime is not a valid timestamp.",
+        ),
+        (
+            a_task(dispatch_deadline=duration_pb2.Duration(seconds=20, nanos=-1)),
+            "Task.dispatchDeadline is not a valid duration.",
+        ),
+        (
+            a_task(http_request=request(oauth_token=tasks_v2.OAuthToken(scope="a"))),
+            "OAuthToken.service_account_email is required.",
+        ),
+        (a_task(retry_config=tasks_v2.RetryConfig(max_attempts=-2)), "greater or equal to -1"),
         (
             a_task(http_request=request(oidc_token=tasks_v2.OidcToken(audience="a"))),
             "OidcToken.service_account_email is required.",
@@ -236,6 +260,7 @@ def test_what_is_wrong_with_a_task_is_said(task: tasks_v2.Task, message: str) ->
         a_task(dispatch_deadline=duration_pb2.Duration(seconds=1_800)),
         a_task(http_request=request(body=b"x" * 1_048_000)),
         a_task(http_request=request(url="https://[::1]:8080/a?b=c#d")),
+        a_task(http_request=request(headers={"a": "b" * 81_918})),
     ],
 )
 def test_what_is_just_within_the_limits_is_taken(task: tasks_v2.Task) -> None:

@@ -202,6 +202,40 @@ def test_run_sends_a_task_at_once_and_deleting_takes_it_out() -> None:
     asyncio.run(scenario())
 
 
+def test_a_paused_queue_sends_only_what_is_run_by_hand() -> None:
+    async def scenario() -> None:
+        async with rig() as (emulator, client, target):
+            await client.pause_queue(name=QUEUE)
+            for name in ("waits", "run"):
+                await client.create_task(parent=QUEUE, task=task_for(target.url, name))
+            await client.run_task(name=f"{QUEUE}/tasks/run")
+            request, _, _ = await target.next()
+            assert request.headers["X-CloudTasks-TaskName"] == "run"
+            await emulator.quiet()
+            assert emulator.stats()["dispatches"] == 1
+            await client.resume_queue(name=QUEUE)
+            request, _, _ = await target.next()
+            assert request.headers["X-CloudTasks-TaskName"] == "waits"
+
+    asyncio.run(scenario())
+
+
+def test_purging_takes_out_what_is_in_flight() -> None:
+    async def scenario() -> None:
+        async with rig() as (emulator, client, target):
+            target.gate = asyncio.Event()
+            target.statuses = [500]
+            await client.create_task(parent=QUEUE, task=task_for(target.url, "t"))
+            await target.next()
+            await client.purge_queue(name=QUEUE)
+            target.gate.set()
+            await emulator.quiet()
+            stats = emulator.stats()
+            assert (stats["gone"], stats["retried"], stats["dispatches"]) == (1, 0, 1)
+
+    asyncio.run(scenario())
+
+
 def test_no_more_are_in_flight_than_allowed() -> None:
     async def scenario() -> None:
         async with rig(max_concurrent_dispatches=5) as (emulator, client, target):

@@ -2,6 +2,7 @@
 
 import asyncio
 import datetime
+import time
 from typing import Any
 
 import pytest
@@ -12,6 +13,7 @@ from .cloud_tasks import (
     DAY,
     PARENT,
     QUEUE,
+    TARGET,
     TASK,
     SettableClock,
     a_task,
@@ -108,6 +110,22 @@ def test_a_queue_is_updated_field_by_field() -> None:
             "RetryConfig.minBackoff must be less than or equal to RetryConfig.maxBackoff.",
         ),
         (
+            {"rate_limits": {"max_dispatches_per_second": float("nan")}},
+            "RateLimits.maxDispatchesPerSecond must be less than or equal to 500.",
+        ),
+        (
+            {"retry_config": {"max_doublings": -1}},
+            "RetryConfig.maxDoublings cannot be negative.",
+        ),
+        (
+            {"retry_config": {"max_backoff": {"seconds": 1, "nanos": -1}}},
+            "RetryConfig.maxBackoff is not a valid duration.",
+        ),
+        (
+            {"stackdriver_logging_config": {"sampling_ratio": 1.5}},
+            "StackdriverLoggingConfig.samplingRatio must be between 0 and 1.",
+        ),
+        (
             {"retry_config": {"max_retry_duration": {"seconds": -1}}},
             "RetryConfig.maxRetryDuration cannot be negative.",
         ),
@@ -175,5 +193,150 @@ def test_lists_are_paged() -> None:
             await client.create_queue(parent="projects/p/locations/m", queue=other)
             pages = await client.list_queues(request={"parent": PARENT, "page_size": 3})
             assert [queue.name.rpartition("/")[2] async for queue in pages] == list("abcq")
+
+    asyncio.run(scenario())
+
+
+def test_lists_show_bodies_only_in_full() -> None:
+    async def scenario() -> None:
+        async with with_queue() as (_, client):
+            http = tasks_v2.HttpRequest(url=TARGET, headers={"X-mIxEd": "1"}, body=b"body")
+            await client.create_task(parent=QUEUE, task=a_task(TASK, http_request=http))
+            for view, body in ((0, b""), (1, b""), (2, b"body")):
+                pager = await client.list_tasks({"parent": QUEUE, "response_view": view})
+                (task,) = [task async for task in pager]
+                assert task.http_request.body == body
+                assert dict(task.http_request.headers) == {"X-mIxEd": "1"}
+            said = await said_by(client.list_tasks({"parent": QUEUE, "response_view": 3}))
+            assert said == ("INVALID_ARGUMENT", "The response view 3 does not exist.")
+
+    asyncio.run(scenario())
+
+
+def test_a_page_token_is_good_for_its_own_list_only() -> None:
+    async def scenario() -> None:
+        async with with_queue() as (_, client):
+            for letter in "ab":
+                queue = tasks_v2.Queue(name=f"{PARENT}/queues/{letter}")
+                await client.create_queue(parent=PARENT, queue=queue)
+            listing = {"parent": PARENT, "page_size": 1}
+            token = (await client.list_queues(listing)).next_page_token
+            for wrong in (
+                {"page_token": token, "filter": "state: PAUSED"},
+                {"page_token": "rubbish"},
+                {"page_token": "é"},
+                {"page_size": -1},
+            ):
+                code, _ = await said_by(client.list_queues({**listing, **wrong}))
+                assert code == "INVALID_ARGUMENT"
+            code, _ = await said_by(client.list_tasks({"parent": QUEUE, "page_token": token}))
+            assert code == "INVALID_ARGUMENT"
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    ("filter_", "found"),
+    [
+        ("", "abc"),
+        ("state: PAUSED", "b"),
+        ("state=paused", "b"),
+        ("NOT state = PAUSED", "ac"),
+        ("rate_limits.max_dispatches_per_second >= 10", "bc"),
+        ("rateLimits.maxDispatchesPerSecond < 10 OR state=PAUSED", "ab"),
+        ("retryConfig.maxBackoff <= 60s state=RUNNING", "a"),
+        ('name: "QUEUES/A"', "a"),
+        (f"name = {PARENT}/queues/c", "c"),
+        ("NOT (state=PAUSED OR name:queues/c)", "a"),
+        ("state!=PAUSED AND rate_limits.max_dispatches_per_second=500", "c"),
+        ("http_target.uri_override.host = x.example", "c"),
+        ("purge_time > 2020-01-01T00:00:00Z", "b"),
+    ],
+)
+def test_queues_are_filtered(filter_: str, found: str) -> None:
+    async def scenario() -> None:
+        async with running() as (_, client):
+            slow = {"max_dispatches_per_second": 1}
+            backoff = {"max_backoff": {"seconds": 60}}
+            target = {"uri_override": {"host": "x.example"}}
+            for letter, settings in (
+                ("a", {"rate_limits": slow, "retry_config": backoff}),
+                ("b", {"retry_config": backoff}),
+                ("c", {"http_target": target}),
+            ):
+                queue = tasks_v2.Queue(name=f"{PARENT}/queues/{letter}", **settings)
+                await client.create_queue(parent=PARENT, queue=queue)
+            await client.pause_queue(name=f"{PARENT}/queues/b")
+            await client.purge_queue(name=f"{PARENT}/queues/b")
+            listing = {"parent": PARENT, "filter": filter_, "page_size": 1}
+            pages = await client.list_queues(listing)
+            assert "".join([queue.name[-1] async for queue in pages]) == found
+
+    asyncio.run(scenario())
+
+
+@pytest.mark.parametrize(
+    "filter_",
+    [
+        "state",
+        "state =",
+        "= PAUSED",
+        "state = ASLEEP",
+        "nothing = 1",
+        "rate_limits = 1",
+        "http_target.header_overrides = 1",
+        "retry_config.max_backoff > soon",
+        "(state = PAUSED",
+        "state = PAUSED)",
+        "state = PAUSED OR",
+        'name = "open',
+        "rate_limits.max_burst_size > many",
+    ],
+)
+def test_a_filter_that_is_none_is_refused(filter_: str) -> None:
+    async def scenario() -> None:
+        async with running() as (_, client):
+            code, said = await said_by(client.list_queues({"parent": PARENT, "filter": filter_}))
+            assert code == "INVALID_ARGUMENT"
+            assert said.startswith("Invalid filter ")
+
+    asyncio.run(scenario())
+
+
+def test_purging_deletes_every_task_and_keeps_their_names() -> None:
+    async def scenario() -> None:
+        async with with_queue() as (emulator, client):
+            assert "purge_time" not in await client.get_queue(name=QUEUE)
+            names = [f"{QUEUE}/tasks/t{number}" for number in range(5)]
+            for name in names:
+                await client.create_task(parent=QUEUE, task=a_task(name))
+            purged = await client.purge_queue(name=QUEUE)
+            assert abs(purged.purge_time.timestamp() - time.time()) < 60
+            assert [task async for task in await client.list_tasks(parent=QUEUE)] == []
+            code, said = await said_by(client.create_task(parent=QUEUE, task=a_task(names[0])))
+            assert (code, "too recently" in said) == ("ALREADY_EXISTS", True)
+            await client.create_task(parent=QUEUE, task=a_task(TASK))
+            stats = emulator.stats()
+            assert (stats["purged"], stats["queues"][QUEUE]["tasks"]) == (5, 1)
+
+    asyncio.run(scenario())
+
+
+def test_pausing_and_resuming_show_and_can_be_repeated() -> None:
+    async def scenario() -> None:
+        async with with_queue() as (emulator, client):
+            for _ in range(2):
+                paused = await client.pause_queue(name=QUEUE)
+                assert paused.state == tasks_v2.Queue.State.PAUSED
+                assert emulator.stats()["queues"][QUEUE]["paused"]
+            for _ in range(2):
+                resumed = await client.resume_queue(name=QUEUE)
+                assert resumed.state == tasks_v2.Queue.State.RUNNING
+            missing = f"{PARENT}/queues/missing"
+            for call in (client.pause_queue, client.resume_queue, client.purge_queue):
+                code, said = await said_by(call(name=missing))
+                assert (code, said[:21]) == ("NOT_FOUND", "Queue does not exist.")
+                code, _ = await said_by(call(name="missing"))
+                assert code == "INVALID_ARGUMENT"
 
     asyncio.run(scenario())

@@ -8,6 +8,7 @@ from forkjoin_gcp.emulators.cloud_tasks.journal import Journal
 from forkjoin_gcp.emulators.cloud_tasks.pacing import RateLimits, RetryPolicy
 from forkjoin_gcp.emulators.cloud_tasks.paging import page
 from forkjoin_gcp.emulators.cloud_tasks.queues import (
+    MAX_TASK_AGE,
     Outcome,
     Queue,
     QueueSettings,
@@ -246,6 +247,60 @@ def test_new_limits_hold_at_once() -> None:
     assert due_ids(queue, NOW) == ["a"]
     queue.configure(QueueSettings(RateLimits(max_concurrent_dispatches=3)), NOW)
     assert due_ids(queue, NOW) == ["b", "c"]
+
+
+def test_a_paused_queue_gives_nothing_out() -> None:
+    queue = make_queue()
+    queue.add(make_task(), NOW)
+    queue.pause()
+    assert due_ids(queue, NOW) == []
+    assert queue.wake_at(NOW) is None
+    queue.resume()
+    assert queue.wake_at(NOW) == NOW
+    assert due_ids(queue, NOW) == ["t"]
+
+
+def test_a_purge_leaves_tombstones_and_room() -> None:
+    queue = make_queue(tombstone_age=10)
+    for task_id in "abc":
+        queue.add(make_task(task_id), NOW)
+    queue.take("a", NOW)
+    assert queue.purge(NOW + 1) == 3
+    assert (queue.tombstones, queue.purge_time, queue.wake_at(NOW + 1)) == (3, NOW + 1, None)
+    with pytest.raises(Refusal, match="too recently"):
+        queue.add(make_task("a"), NOW + 10)
+    queue.add(make_task("a"), NOW + 11)
+
+
+def test_a_task_is_dropped_when_it_is_31_days_old() -> None:
+    queue = make_queue(retry=RetryPolicy(max_attempts=-1, min_backoff=DAY, max_backoff=DAY))
+    queue.add(make_task(), NOW)
+    now = NOW
+    while now - NOW < MAX_TASK_AGE:
+        assert run(queue, FAILED, now) is Verdict.RETRIED
+        wake = queue.wake_at(now)
+        assert wake is not None
+        now = wake
+    assert queue.take_due(now) is None
+    assert queue.tasks == {}
+    assert queue.tombstones == 1
+
+
+def test_names_can_be_forgotten_early_and_kept_again() -> None:
+    state = CloudTasksState(lambda: NOW)
+    queue = state.create_queue(NAME, QueueSettings())
+    queue.add(make_task(), NOW)
+    queue.delete("t", NOW)
+    state.forget_tombstones_after(1.5)
+    with pytest.raises(Refusal):
+        queue.add(make_task(), NOW + 1.4)
+    queue.add(make_task(), NOW + 1.5)
+    queue.delete("t", NOW + 2)
+    state.forget_tombstones_after(None)
+    with pytest.raises(Refusal):
+        queue.add(make_task(), NOW + 100)
+    other = state.create_queue(NAME + "2", QueueSettings())
+    assert other.tombstone_age == DAY
 
 
 def test_queue_names_are_unique_and_stay_taken_three_days_after_a_deletion() -> None:
