@@ -64,7 +64,9 @@ class CloudTasksScheduler:
     async def create(self, task: TaskRequest) -> bool:
         request = self._request(task)
         try:
-            await _again(lambda: self._call(request))
+            # A copy: what a retrying object keeps of a call is not for two at once. And no lambda:
+            # tenacity awaits only what it sees to be a coroutine function.
+            await _again.copy()(self._call, request)
         except google.AlreadyExists:
             return False
         except google.NotFound:
