@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import os
 import uuid
-from collections.abc import Iterator
 
 import hypothesis
 import pytest
 
 from forkjoin_gcp import Services
-from forkjoin_gcp.emulators import LocalServiceError, LocalServices
+from forkjoin_gcp.emulators import LocalServices
+from forkjoin_gcp.testing import plugin
 
 # A busy machine is no failure; under CI the same examples are tried every time.
 hypothesis.settings.register_profile("local", deadline=None)
@@ -18,20 +18,16 @@ hypothesis.settings.register_profile("ci", deadline=None, derandomize=True)
 hypothesis.settings.load_profile("ci" if os.environ.get("CI") == "true" else "local")
 
 
-@pytest.fixture(scope="session")
-def local_services() -> Iterator[LocalServices]:
-    """Valkey, Firestore and Cloud Tasks on this machine, for the whole session.
+# Here as well as by the plugin's entry point: a checkout need not be installed for its tests.
+_forkjoin_local_queues = plugin._forkjoin_local_queues
+forkjoin_queue = plugin.forkjoin_queue
+forkjoin_services = plugin.forkjoin_services
 
-    Where one cannot be had, tests that need it are skipped; under CI=true they fail.
-    """
-    try:
-        services = LocalServices.start()
-    except LocalServiceError as error:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(str(error))
-    with services:
-        yield services
+
+@pytest.fixture(scope="session")
+def local_services(forkjoin_services: LocalServices) -> LocalServices:
+    """Valkey, Firestore and Cloud Tasks on this machine, as users' tests have them."""
+    return forkjoin_services
 
 
 @pytest.fixture

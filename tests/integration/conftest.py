@@ -2,42 +2,20 @@
 
 from __future__ import annotations
 
-import threading
-import time
 import uuid
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from typing import Any
 
 import flask
 import pytest
-from werkzeug.serving import make_server
 
 from forkjoin_gcp import ForkJoinQueue, Services, join_blueprint
 from forkjoin_gcp.emulators import LocalServices
+from forkjoin_gcp.testing.local import serving, wait_until
+
+__all__ = ["Declare", "declare", "serving", "wait_until"]
 
 Declare = Callable[..., ForkJoinQueue[Any]]
-
-
-def wait_until(true: Callable[[], bool], seconds: float = 30) -> None:
-    """Real processes take real time: look often, and fail with what was waited for."""
-    end = time.monotonic() + seconds
-    while not true():
-        assert time.monotonic() < end, f"not within {seconds} s"
-        time.sleep(0.01)
-
-
-@contextmanager
-def serving(app: flask.Flask) -> Iterator[int]:
-    server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever)
-    thread.start()
-    try:
-        yield server.port
-    finally:
-        server.shutdown()
-        thread.join()
-        server.server_close()
 
 
 @pytest.fixture
