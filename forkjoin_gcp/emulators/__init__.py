@@ -3,7 +3,7 @@
     with LocalServices.start() as local:
         os.environ.update(local.environment())
 
-or, from a shell, `eval "$(emulator-scripts/start --detach)"`. Needs the extra `local`.
+or, from a shell, `eval "$(forkjoin local up --detach)"`. Needs the extra `local`.
 """
 
 from .errors import LocalServiceError

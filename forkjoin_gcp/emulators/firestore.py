@@ -1,4 +1,4 @@
-"""Google's Firestore emulator: one that runs already, or its jar under Java."""
+"""Firestore emulators that are not ours: one that runs already, and Google's jar under Java."""
 
 from __future__ import annotations
 
@@ -28,21 +28,42 @@ _COMMON_SDK_ROOTS = (
 )
 _READY_TIMEOUT = 60.0
 _SHUTDOWN_TIMEOUT = 2.0
+_EMPTY_TIMEOUT = 30.0
 
 
-class FirestoreService:
-    """Starts the emulator on a free port, or uses the one FIRESTORE_EMULATOR_HOST names, which is
-    then neither started nor stopped. Its log goes to `directory`. Raises LocalServiceError."""
+class GivenFirestore:
+    """The emulator that FIRESTORE_EMULATOR_HOST names: neither started nor stopped here."""
+
+    name = "firestore"
+    process = None
+
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def wait_ready(self) -> None:
+        """Returns when it answers. Raises LocalServiceError."""
+        if not answers(self.address):
+            raise LocalServiceError(
+                f"{HOST_VARIABLE} is {self.address!r}, but no Firestore emulator answers there. "
+                "Start it, or unset the variable to have one started."
+            )
+
+    def ask_to_stop(self) -> None:
+        """Does nothing: it is not ours."""
+
+    def stop(self) -> None:
+        """Does nothing: it is not ours."""
+
+
+class GoogleFirestore:
+    """Starts Google's emulator on `port`, or a free one; its log goes to `directory`. It keeps
+    documents in memory only. Raises LocalServiceError."""
 
     name = "firestore"
 
-    def __init__(self, directory: Path) -> None:
-        self.process: ChildProcess | None = None
-        self.address = os.environ.get(HOST_VARIABLE, "")
-        if self.address:
-            return
+    def __init__(self, directory: Path, *, port: int = 0) -> None:
         java, jar = find_java(), find_jar()
-        port = free_port()
+        port = port or free_port()
         self.address = f"{LOOPBACK}:{port}"
         self.process = ChildProcess(
             self.name,
@@ -56,30 +77,30 @@ class FirestoreService:
 
     def wait_ready(self) -> None:
         """Returns when it answers. Raises LocalServiceError."""
-        if self.process is not None:
-            self.process.wait_ready(lambda: answers(self.address), _READY_TIMEOUT)
-        elif not answers(self.address):
-            raise LocalServiceError(
-                f"{HOST_VARIABLE} is {self.address!r}, but no Firestore emulator answers there. "
-                "Start it, or unset the variable to have one started."
-            )
+        self.process.wait_ready(lambda: answers(self.address), _READY_TIMEOUT)
 
     def ask_to_stop(self) -> None:
         """Begins its end."""
-        if self.process is not None and self.process.running:
+        if self.process.running:
             http_answers(self.address, "/shutdown", method="POST", timeout=_SHUTDOWN_TIMEOUT)
             self.process.ask_to_stop()
 
     def stop(self) -> None:
         """Ends it and waits for that. Idempotent."""
-        if self.process is not None:
-            self.ask_to_stop()
-            self.process.stop()
+        self.ask_to_stop()
+        self.process.stop()
 
 
 def answers(address: str) -> bool:
     """Whether an emulator at host:port answers."""
     return http_answers(address, "/")
+
+
+def empty(address: str, project: str, database: str = "(default)") -> bool:
+    """Drops all documents of a database of the emulator at host:port; whether it did. Ours and
+    Google's both take it."""
+    path = f"/emulator/v1/projects/{project}/databases/{database}/documents"
+    return http_answers(address, path, method="DELETE", timeout=_EMPTY_TIMEOUT)
 
 
 def find_java() -> Path:
@@ -93,7 +114,8 @@ def find_java() -> Path:
         raise LocalServiceError(
             "Java was not found, and Google's Firestore emulator runs on it. Install a Java "
             "runtime, 17 or newer (Debian: apt install default-jre-headless; macOS: brew install "
-            f"openjdk), or set JAVA_HOME; or set {HOST_VARIABLE} to an emulator that runs."
+            "openjdk), or set JAVA_HOME; or leave the choice of Google's out: the embedded one "
+            "needs no Java."
         )
     return Path(found)
 
@@ -110,7 +132,7 @@ def find_jar() -> Path:
         "Google's Firestore emulator (cloud-firestore-emulator.jar) was not found. Install it "
         "with `gcloud components install cloud-firestore-emulator` (Debian package: "
         "google-cloud-cli-firestore-emulator) or `npx firebase-tools setup:emulators:firestore`; "
-        f"or set {HOST_VARIABLE} to an emulator that runs."
+        "or leave the choice of Google's out: the embedded one needs no jar."
     )
 
 

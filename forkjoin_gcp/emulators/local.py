@@ -2,17 +2,29 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import tempfile
 from pathlib import Path
 from types import TracebackType
-from typing import Any, Protocol
+from typing import Any, Literal, Protocol, get_args
 
+from . import record
 from .cloud_tasks_service import CloudTasksService
-from .firestore import HOST_VARIABLE, FirestoreService
+from .errors import LocalServiceError
+from .firestore import HOST_VARIABLE, GivenFirestore, GoogleFirestore
+from .firestore_embedded_service import EmbeddedFirestoreService
 from .processes import ChildProcess
 from .valkey import ValkeyService
+
+FirestoreChoice = Literal["embedded", "google"]
+CHOICE_VARIABLE = "FORKJOIN_FIRESTORE"
+"""Chooses the Firestore where nothing else does."""
+
+PORTS = 4
+"""How many consecutive ports are taken from a given first one: Valkey, Firestore, the Cloud Tasks
+API and the HTTP side of that emulator."""
 
 DEFAULT_PROJECT = "forkjoin-local"
 DEFAULT_LOCATION = "us-central1"
@@ -21,8 +33,13 @@ DEFAULT_LOCATION = "us-central1"
 class _Service(Protocol):
     """One service. Its constructor starts it, without waiting."""
 
-    name: str
-    address: str
+    @property
+    def name(self) -> str:
+        """What it is called, in messages too."""
+
+    @property
+    def address(self) -> str:
+        """host:port, once it is ready."""
 
     @property
     def process(self) -> ChildProcess | None:
@@ -54,6 +71,7 @@ class LocalServices:
         self._started: list[_Service] = []
         self._cloud_tasks: CloudTasksService | None = None
         self._environment: dict[str, str] = {}
+        self._held = contextlib.ExitStack()
 
     @classmethod
     def start(
@@ -62,11 +80,17 @@ class LocalServices:
         *,
         project: str = DEFAULT_PROJECT,
         location: str = DEFAULT_LOCATION,
+        firestore: FirestoreChoice | None = None,
+        data: Path | None = None,
+        port: int = 0,
     ) -> LocalServices:
-        """Starts all three at once and returns when all are ready, in a few seconds.
+        """Starts all three at once and returns when all are ready, in a second or two.
 
-        Logs go to `directory`; without one, to a temporary one that `stop` removes. A Firestore
-        emulator that FIRESTORE_EMULATOR_HOST names is used as it is.
+        Logs go to `directory`; without one, to a temporary one that `stop` removes. `firestore`
+        chooses ours or Google's; without it the emulator that FIRESTORE_EMULATOR_HOST names is
+        used as it is, else FORKJOIN_FIRESTORE chooses, else it is ours. With `data` all is kept
+        in that directory, and found there by the next start. With `port`, it and the PORTS - 1
+        after it are taken instead of free ones.
 
         Raises LocalServiceError when something is missing or does not start. Then, and on any
         interrupt, nothing is left running.
@@ -75,19 +99,27 @@ class LocalServices:
         services = cls(home, project=project, location=location, temporary=directory is None)
         try:
             home.mkdir(parents=True, exist_ok=True)
-            services._start()
+            services._start(firestore, data, port)
         except BaseException:
             services.stop()
             raise
         return services
 
-    def _start(self) -> None:
+    def _start(self, choice: FirestoreChoice | None, data: Path | None, port: int) -> None:
+        if data is not None:
+            data = data.absolute()
+            data.mkdir(mode=0o700, parents=True, exist_ok=True)
+            self._held.enter_context(record.using_data(data))
+        valkey_port, firestore_port, cloud_tasks_port = (
+            (port, port + 1, port + 2) if port else (0, 0, 0)
+        )
         # The slowest first. Each constructor only starts a process; the waiting overlaps.
-        firestore = FirestoreService(self.directory)
+        firestore = _firestore(choice, self.directory, data, firestore_port)
         self._started.append(firestore)
-        cloud_tasks = self._cloud_tasks = CloudTasksService(self.directory)
+        cloud_tasks = CloudTasksService(self.directory, data=data, port=cloud_tasks_port)
+        self._cloud_tasks = cloud_tasks
         self._started.append(cloud_tasks)
-        valkey = ValkeyService(self.directory)
+        valkey = ValkeyService(self.directory, data=data, port=valkey_port)
         self._started.append(valkey)
         for service in (valkey, cloud_tasks, firestore):
             service.wait_ready()
@@ -176,6 +208,7 @@ class LocalServices:
         for service in self._started:
             service.stop()
         self._started.clear()
+        self._held.close()
         if self._temporary:
             shutil.rmtree(self.directory, ignore_errors=True)
 
@@ -189,3 +222,24 @@ class LocalServices:
         traceback: TracebackType | None,
     ) -> None:
         self.stop()
+
+
+def _firestore(
+    choice: FirestoreChoice | None, directory: Path, data: Path | None, port: int
+) -> _Service:
+    """The one that is chosen, started. Raises LocalServiceError."""
+    given = os.environ.get(HOST_VARIABLE)
+    if choice is None and given:
+        return GivenFirestore(given)
+    chosen = choice or os.environ.get(CHOICE_VARIABLE) or "embedded"
+    if chosen == "embedded":
+        return EmbeddedFirestoreService(directory, data=data, port=port)
+    if chosen != "google":
+        choices = " or ".join(get_args(FirestoreChoice))
+        raise LocalServiceError(f"{CHOICE_VARIABLE} is {chosen!r}; it can be {choices}.")
+    if data is not None:
+        raise LocalServiceError(
+            f"Google's Firestore emulator keeps nothing on disk, so a data directory ({data}) "
+            "would be lost on. Use the embedded one, or no data directory."
+        )
+    return GoogleFirestore(directory, port=port)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import atexit
 import contextlib
 import http.client
+import json
 import os
 import secrets
 import selectors
@@ -16,11 +17,13 @@ import time
 import weakref
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 from . import guardian
 from .errors import LocalServiceError
 
 LOOPBACK = "127.0.0.1"
+_SOURCE_ROOT = Path(__file__).resolve().parents[2]
 _LOG_LINES_SHOWN = 20
 _PROBE_INTERVAL = 0.02
 
@@ -151,6 +154,19 @@ class ChildProcess:
         _children.discard(self)
 
 
+def module_process(name: str, module: str, arguments: Sequence[str], log: Path) -> ChildProcess:
+    """A module of this very package as a child, also where the package is not installed. It tells
+    that it is ready by one line (see `ChildProcess.read_line`)."""
+    path = os.pathsep.join(filter(None, (str(_SOURCE_ROOT), os.environ.get("PYTHONPATH"))))
+    return ChildProcess(
+        name,
+        [sys.executable, "-m", f"forkjoin_gcp.emulators.{module}", *arguments],
+        log,
+        env={**os.environ, "PYTHONPATH": path},
+        piped=True,
+    )
+
+
 _children: weakref.WeakSet[ChildProcess] = weakref.WeakSet()
 
 
@@ -193,5 +209,19 @@ def http_answers(address: str, path: str, *, method: str = "GET", timeout: float
         return connection.getresponse().status == http.HTTPStatus.OK
     except (OSError, http.client.HTTPException):
         return False
+    finally:
+        connection.close()
+
+
+def http_json(address: str, path: str, *, timeout: float = 5.0) -> Any:
+    """What the HTTP server at host:port answers as JSON; None if it does not, or not with 200."""
+    connection = http.client.HTTPConnection(address, timeout=timeout)
+    try:
+        connection.request("GET", path)
+        response = connection.getresponse()
+        body = response.read()
+        return json.loads(body) if response.status == http.HTTPStatus.OK else None
+    except (OSError, http.client.HTTPException, ValueError):
+        return None
     finally:
         connection.close()

@@ -54,10 +54,10 @@ def default_directory() -> Path:
 def prepare(directory: Path) -> None:
     """Makes the directory, closed to others. Raises LocalServiceError as `read`."""
     directory.mkdir(mode=0o700, parents=True, exist_ok=True)
-    _check_owner(directory)
+    check_owner(directory)
 
 
-def _check_owner(directory: Path) -> None:
+def check_owner(directory: Path) -> None:
     """Another user's record could have us signal a process of their choice."""
     if directory.exists() and directory.stat().st_uid != os.getuid():
         raise LocalServiceError(f"{directory} belongs to another user. Choose another with --dir.")
@@ -87,6 +87,18 @@ def running_here(directory: Path) -> Iterator[None]:
             (directory / _STATE).unlink(missing_ok=True)
 
 
+@contextlib.contextmanager
+def using_data(directory: Path) -> Iterator[None]:
+    """Holds the directory that services keep their data in, for one set of services alone: two
+    Valkeys would spoil each other's files. Raises LocalServiceError when another has it."""
+    with (directory / _LOCK).open("ab") as lock:
+        try:
+            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise LocalServiceError(f"{directory} is in use by other local services.") from None
+        yield
+
+
 def write(directory: Path, record: Record) -> None:
     """Puts the record in place, whole."""
     new = directory / f"{_STATE}.new"
@@ -99,7 +111,7 @@ def read(directory: Path) -> Record | None:
 
     Raises LocalServiceError when the directory belongs to another user.
     """
-    _check_owner(directory)
+    check_owner(directory)
     if not is_held(directory):
         return None
     try:

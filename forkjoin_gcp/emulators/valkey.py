@@ -1,4 +1,4 @@
-"""A Valkey server of our own, with nothing kept on disk."""
+"""A Valkey server of our own, in memory or kept in a directory."""
 
 from __future__ import annotations
 
@@ -14,20 +14,27 @@ _READY_TIMEOUT = 20.0
 
 
 class ValkeyService:
-    """Starts a server on a free port; its log goes to `directory`. Raises LocalServiceError."""
+    """Starts a server on `port`, or a free one; its log goes to `directory`.
+
+    With `data` it keeps there what it holds; everything answered for survives its end, also by
+    SIGKILL (not a power failure). Raises LocalServiceError.
+    """
 
     name = "valkey"
 
-    def __init__(self, directory: Path) -> None:
-        port = free_port()
+    def __init__(self, directory: Path, *, data: Path | None = None, port: int = 0) -> None:
+        port = port or free_port()
         self.address = f"{LOOPBACK}:{port}"
-        self._home = (directory / "valkey").resolve()
+        self._home = ((data or directory) / "valkey").resolve()
         self._home.mkdir(parents=True, exist_ok=True)
+        # Never fsynced: with a background fsync, writes to the file are put off while it runs,
+        # and answered for before.
+        kept = ("--appendonly", "yes", "--appendfsync", "no") if data else ("--appendonly", "no")
         self.process = ChildProcess(
             self.name,
             [
                 *(str(find_server()), "--bind", LOOPBACK, "--port", str(port)),
-                *("--save", "", "--appendonly", "no", "--dir", str(self._home)),
+                *("--save", "", *kept, "--dir", str(self._home)),
             ],
             directory / "valkey.log",
         )
@@ -71,6 +78,11 @@ def find_server() -> Path:
 def answers(address: str) -> bool:
     """Whether a server at host:port answers PING."""
     return "+PONG" in _ask(address, "PING")
+
+
+def empty(address: str) -> bool:
+    """Drops all keys of the server at host:port; whether it did."""
+    return "+OK" in _ask(address, "FLUSHALL")
 
 
 def _ask(address: str, command: str) -> str:

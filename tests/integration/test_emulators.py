@@ -11,6 +11,7 @@ import time
 import urllib.request
 import uuid
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import grpc
@@ -22,8 +23,9 @@ from google.cloud import firestore, tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 
 from forkjoin_gcp.emulators import LocalServiceError, LocalServices
+from forkjoin_gcp.emulators import firestore as firestore_emulator
 from forkjoin_gcp.emulators.firestore import find_jar, find_java
-from forkjoin_gcp.emulators.processes import ChildProcess
+from forkjoin_gcp.emulators.processes import ChildProcess, free_port
 
 ROOT = Path(__file__).resolve().parents[2]
 MARK = "FORKJOIN_TEST_RUN"
@@ -34,9 +36,9 @@ only_with_proc = pytest.mark.skipif(
 )
 
 
-@pytest.fixture(scope="module", autouse=True)
-def everything_needed_is_here() -> None:
-    """Skips where Java or the jar is missing; under CI=true that is an error."""
+@pytest.fixture
+def google() -> None:
+    """Skips where Java or Google's jar is missing; under CI=true that is an error."""
     try:
         find_java()
         find_jar()
@@ -49,12 +51,14 @@ def everything_needed_is_here() -> None:
 @pytest.fixture(autouse=True)
 def own_firestore(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("FIRESTORE_EMULATOR_HOST", raising=False)
+    monkeypatch.delenv("FORKJOIN_FIRESTORE", raising=False)
 
 
 @pytest.fixture(scope="module")
 def local() -> Iterator[LocalServices]:
     with pytest.MonkeyPatch.context() as patch:
         patch.delenv("FIRESTORE_EMULATOR_HOST", raising=False)
+        patch.delenv("FORKJOIN_FIRESTORE", raising=False)
         services = LocalServices.start()
     with services:
         yield services
@@ -186,11 +190,12 @@ def test_what_is_missing_is_said_and_nothing_is_left(
     monkeypatch.delenv("JAVA_HOME", raising=False)
     monkeypatch.setenv("PATH", str(tmp_path))
     with pytest.raises(LocalServiceError, match="Java was not found"):
-        LocalServices.start()
+        LocalServices.start(firestore="google")
     assert marked(mark) == []
 
 
 @only_with_proc
+@pytest.mark.usefixtures("google")
 def test_a_service_that_dies_at_its_start_is_said_and_nothing_is_left(
     monkeypatch: pytest.MonkeyPatch, mark: str, tmp_path: Path
 ) -> None:
@@ -201,7 +206,7 @@ def test_a_service_that_dies_at_its_start_is_said_and_nothing_is_left(
     monkeypatch.setenv(MARK, mark)
     monkeypatch.setenv("JAVA_HOME", str(tmp_path))
     with pytest.raises(LocalServiceError, match=r"firestore ended(.|\n)*this Java is too old"):
-        LocalServices.start(tmp_path / "state")
+        LocalServices.start(tmp_path / "state", firestore="google")
     assert marked(mark) == []
 
 
@@ -224,6 +229,87 @@ def test_a_firestore_that_does_not_answer_is_an_error(monkeypatch: pytest.Monkey
     monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", address)
     with pytest.raises(LocalServiceError, match="no Firestore emulator answers there"):
         LocalServices.start()
+
+
+@pytest.mark.usefixtures("google")
+def test_googles_firestore_can_be_chosen(
+    monkeypatch: pytest.MonkeyPatch, local: LocalServices, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FORKJOIN_FIRESTORE", "google")
+    with LocalServices.start(tmp_path) as services:
+        address = services.environment()["FIRESTORE_EMULATOR_HOST"]
+        assert "Dev App Server is now running" in (tmp_path / "firestore.log").read_text()
+        assert firestore_emulator.empty(address, services.project)
+        monkeypatch.setenv("FIRESTORE_EMULATOR_HOST", "127.0.0.1:9")
+        with LocalServices.start(firestore="embedded") as chosen:
+            assert chosen.environment()["FIRESTORE_EMULATOR_HOST"] != "127.0.0.1:9"
+
+
+def test_a_firestore_that_cannot_be_chosen_is_said(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("FORKJOIN_FIRESTORE", "other")
+    with pytest.raises(LocalServiceError, match="'other'; it can be embedded or google"):
+        LocalServices.start()
+    with pytest.raises(LocalServiceError, match="keeps nothing on disk"):
+        LocalServices.start(firestore="google", data=tmp_path)
+
+
+@contextlib.contextmanager
+def store_of(services: LocalServices) -> Iterator[firestore.Client]:
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in services.environment().items():
+            patch.setenv(name, value)
+        client = firestore.Client(project=services.project, credentials=AnonymousCredentials())
+        yield client
+        client.close()
+
+
+@pytest.mark.parametrize("gently", [True, False])
+def test_a_restart_with_data_loses_nothing(*, gently: bool, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    task = tasks_v2.Task(
+        name="projects/forkjoin-local/locations/us-central1/queues/kept/tasks/later",
+        http_request=tasks_v2.HttpRequest(url="http://127.0.0.1:9/"),
+        schedule_time=datetime.now(UTC) + timedelta(days=1),
+    )
+    with LocalServices.start(data=data) as services:
+        with redis.Redis.from_url(services.environment()["FORKJOIN_MEMORYSTORE"]) as client:
+            client.hset("key", "field", "kept")
+        with store_of(services) as store:
+            store.document("things/kept").set({"number": 1})
+        queue = services.create_queue("kept")
+        with tasks_of(services) as tasks:
+            tasks.create_task(parent=queue, task=task)
+        if not gently:
+            for child in services.processes:
+                os.killpg(child.pid, signal.SIGKILL)
+    with LocalServices.start(data=data) as services:
+        with redis.Redis.from_url(services.environment()["FORKJOIN_MEMORYSTORE"]) as client:
+            assert client.hget("key", "field") == b"kept"
+        with store_of(services) as store:
+            assert store.document("things/kept").get().to_dict() == {"number": 1}
+        with tasks_of(services) as tasks, pytest.raises(exceptions.AlreadyExists):
+            tasks.create_task(parent=queue, task=task)
+        with pytest.raises(LocalServiceError, match="is in use by other local services"):
+            LocalServices.start(data=data)
+
+
+@contextlib.contextmanager
+def tasks_of(services: LocalServices) -> Iterator[tasks_v2.CloudTasksClient]:
+    address = services.environment()["CLOUD_TASKS_EMULATOR_HOST"]
+    with grpc.insecure_channel(address) as channel:
+        yield tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
+
+
+def test_given_ports_are_taken_in_their_order() -> None:
+    first = free_port()
+    with LocalServices.start(port=first) as services:
+        environment = services.environment()
+        assert environment["FORKJOIN_MEMORYSTORE"] == f"redis://127.0.0.1:{first}"
+        assert environment["FIRESTORE_EMULATOR_HOST"] == f"127.0.0.1:{first + 1}"
+        assert environment["CLOUD_TASKS_EMULATOR_HOST"] == f"127.0.0.1:{first + 2}"
+        assert services.cloud_tasks_admin == f"http://127.0.0.1:{first + 3}"
 
 
 STARTER = """
