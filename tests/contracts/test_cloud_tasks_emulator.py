@@ -7,6 +7,7 @@ import re
 import threading
 import time
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -62,6 +63,9 @@ def test_the_blocking_client_makes_a_queue_and_tasks(
     with pytest.raises(exceptions.AlreadyExists, match="Requested entity already exists"):
         sync_client.create_task(parent=QUEUE, task=a_task(TASK))
     assert [task.name for task in sync_client.list_tasks(parent=QUEUE)] == [TASK]
+    again = tasks_v2.CreateTaskRequest(parent=QUEUE, task=a_task(f"{TASK}-2"))
+    batch = sync_client.batch_create_tasks(parent=QUEUE, requests=[again])
+    assert [task.name for task in batch.result(10).tasks] == [f"{TASK}-2"]
     sync_client.delete_task(name=TASK)
     with pytest.raises(exceptions.NotFound, match="existed recently"):
         sync_client.get_task(name=TASK)
@@ -153,9 +157,12 @@ def test_names_stay_taken_for_a_day_after_a_deletion() -> None:
     asyncio.run(scenario())
 
 
-def test_of_4000_concurrent_creates_of_40_names_exactly_40_succeed() -> None:
+@pytest.mark.parametrize("kept", [False, True])
+def test_of_4000_concurrent_creates_of_40_names_exactly_40_succeed(
+    tmp_path: Path, kept: bool
+) -> None:
     async def scenario() -> None:
-        async with with_queue() as (emulator, client):
+        async with with_queue(data=tmp_path if kept else None) as (emulator, client):
 
             async def create(number: int) -> str:
                 task = a_task(f"{QUEUE}/tasks/t{number % 40}")

@@ -3,21 +3,14 @@
 import asyncio
 import json
 import time
-from typing import Any
 
 import aiohttp
 import grpc
-import jwt
 import pytest
 from google.api_core import exceptions
-from google.auth.transport.requests import Request
 from google.cloud import tasks_v2
-from google.oauth2 import id_token
-
-from forkjoin_gcp.emulators.cloud_tasks.tokens import TokenSigner
 
 from .cloud_tasks import (
-    INVOKER,
     PARENT,
     QUEUE,
     at,
@@ -263,50 +256,6 @@ def test_dispatches_keep_to_the_rate() -> None:
             assert 0.45 < time.time() - started < 5
 
     asyncio.run(scenario())
-
-
-def test_the_token_is_one_that_googles_library_verifies() -> None:
-    async def scenario() -> None:
-        async with rig() as (emulator, client, target):
-            tokens = []
-            for audience in ("https://join.example", "https://join.example", ""):
-                oidc = {"service_account_email": INVOKER, "audience": audience}
-                request = {"oidc_token": oidc, "headers": {"Authorization": "replaced"}}
-                await client.create_task(parent=QUEUE, task=task_for(target.url, request=request))
-                sent, _, _ = await target.next()
-                scheme, _, token = sent.headers["Authorization"].partition(" ")
-                assert scheme == "Bearer"
-                tokens.append(token)
-            assert tokens[0] == tokens[1]  # signed once
-
-            def verify(token: str, audience: str) -> Any:
-                certs_url = emulator.certs_url
-                return id_token.verify_token(token, Request(), audience, certs_url)
-
-            claims = await asyncio.to_thread(verify, tokens[0], "https://join.example")
-            assert claims["iss"] == "https://accounts.google.com"
-            assert (claims["email"], claims["email_verified"]) == (INVOKER, True)
-            assert claims["exp"] - claims["iat"] == 3_600
-            assert abs(claims["iat"] - time.time()) < 60
-            assert claims["sub"].isdigit()
-            # Without an audience, the target's URI is it.
-            claims = await asyncio.to_thread(verify, tokens[2], target.url)
-            assert claims["aud"] == target.url
-            with pytest.raises(jwt.InvalidAudienceError):
-                await asyncio.to_thread(verify, tokens[0], "https://other.example")
-
-    asyncio.run(scenario())
-
-
-def test_a_token_is_renewed_before_it_expires() -> None:
-    now = 1_700_000_000.0
-    signer = TokenSigner(lambda: now)
-    first = signer.token(INVOKER, "a")
-    now += 3_299
-    assert signer.token(INVOKER, "a") == first
-    now += 1
-    assert signer.token(INVOKER, "a") != first
-    assert signer.token(INVOKER, "b") != signer.token("other@p", "b")
 
 
 def test_the_http_side_tells_keys_health_and_figures() -> None:

@@ -1,22 +1,15 @@
-"""What the queues of the Cloud Tasks emulator put in the place of their tasks' settings, and the
-OAuth tokens it sends."""
+"""What the queues of the Cloud Tasks emulator put in the place of their tasks' settings."""
 
 import asyncio
 from typing import Any
 from urllib.parse import urlsplit
 
-import aiohttp
 import jwt
 import pytest
 from google.cloud import tasks_v2
 from google.protobuf import field_mask_pb2
 
-from forkjoin_gcp.emulators.cloud_tasks.targets import DEFAULT_SCOPE
-from forkjoin_gcp.emulators.cloud_tasks.tokens import TokenSigner
-
 from .cloud_tasks import INVOKER, PARENT, QUEUE, rig, running, said_by, task_for
-
-NOW = 1_700_000_000.0
 
 
 def overriding(**target: Any) -> tasks_v2.Queue:
@@ -148,42 +141,3 @@ def test_what_is_wrong_with_an_override_is_said(target: dict[str, Any], message:
             assert message in said
 
     asyncio.run(scenario())
-
-
-def test_an_oauth_token_goes_along_and_can_be_asked_about() -> None:
-    async def scenario() -> None:
-        async with rig() as (emulator, client, target), aiohttp.ClientSession() as session:
-            oauth = {"oauth_token": {"service_account_email": INVOKER}}
-            created = await client.create_task(
-                parent=QUEUE, task=task_for(target.url, request=oauth)
-            )
-            assert created.http_request.oauth_token.scope == DEFAULT_SCOPE
-            sent, _, _ = await target.next()
-            token = sent.headers["Authorization"].removeprefix("Bearer ")
-            assert token.startswith("ya29.")
-            about = emulator.http_url + "/tokeninfo"
-            async with session.get(about, params={"access_token": token}) as response:
-                known = await response.json()
-            assert (known["email"], known["scope"]) == (INVOKER, DEFAULT_SCOPE)
-            assert 3_590 <= int(known["expires_in"]) <= 3_600
-            for wrong in ("", token[:-2], "ya29.c.x"):
-                async with session.get(about, params={"access_token": wrong}) as response:
-                    assert response.status == 400
-                    assert (await response.json())["error"] == "invalid_token"
-
-    asyncio.run(scenario())
-
-
-def test_tokens_of_a_key_that_was_kept_are_still_good_until_they_expire() -> None:
-    now = NOW
-    first = TokenSigner(lambda: now)
-    token = first.access_token(INVOKER, "scope")
-    second = TokenSigner(lambda: now, first.private_key)
-    assert second.jwks() == first.jwks()
-    known = second.token_info(token)
-    assert known is not None
-    assert (known["scope"], known["expires_in"]) == ("scope", "3600")
-    # An ID token is no access token.
-    assert second.token_info("ya29.c." + first.token(INVOKER, "a")) is None
-    now += 3_600
-    assert second.token_info(token) is None

@@ -7,6 +7,7 @@ import os
 import signal
 import sqlite3
 import sys
+import urllib.request
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,8 @@ from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpc
 
 from forkjoin_gcp.emulators.cloud_tasks import CloudTasksEmulator
 from forkjoin_gcp.emulators.cloud_tasks.sqlite_journal import FILE_NAME
+from forkjoin_gcp.emulators.cloud_tasks_service import CloudTasksService
+from forkjoin_gcp.emulators.processes import free_port
 
 from .cloud_tasks import (
     FULL,
@@ -103,7 +106,7 @@ def test_everything_is_there_again_after_a_restart(tmp_path: Path) -> None:
 def test_attempts_go_on_where_they_were(tmp_path: Path) -> None:
     async def scenario() -> None:
         options = {"data": tmp_path}
-        retry = {"min_backoff": {"nanos": 300_000_000}}
+        retry = {"min_backoff": {"seconds": 1}}
         async with rig(retry=retry, options=options) as (emulator, client, target):
             target.statuses = [404]
             await client.create_task(parent=QUEUE, task=task_for(target.url, "t"))
@@ -184,6 +187,34 @@ async def process(data: Path) -> AsyncIterator[tuple[int, tasks_v2.CloudTasksAsy
         await child.wait()
 
 
+def test_a_service_that_was_killed_is_found_again_where_it_was(tmp_path: Path) -> None:
+    port = free_port()
+
+    async def make_queue(address: str) -> None:
+        async with grpc.aio.insecure_channel(address) as channel:
+            transport = CloudTasksGrpcAsyncIOTransport(channel=channel)
+            client = tasks_v2.CloudTasksAsyncClient(transport=transport)
+            await client.create_queue(parent=PARENT, queue=tasks_v2.Queue(name=QUEUE))
+
+    certificates = []
+    for killed in (True, False):
+        service = CloudTasksService(tmp_path, data=tmp_path, port=port)
+        try:
+            service.wait_ready()
+            assert service.address == f"127.0.0.1:{port}"
+            with urllib.request.urlopen(service.certs_url) as answer:
+                certificates.append(json.load(answer))
+            if killed:
+                asyncio.run(make_queue(service.address))
+                os.killpg(service.process.pid, signal.SIGKILL)
+            else:
+                with pytest.raises(exceptions.AlreadyExists):
+                    asyncio.run(make_queue(service.address))
+        finally:
+            service.stop()
+    assert certificates[0] == certificates[1]
+
+
 class Callers:
     """50 callers at a time that create and delete tasks until there is nobody to answer.
 
@@ -215,7 +246,7 @@ class Callers:
             if turn % 3 == 1:
                 await self._client.delete_task(name=name, retry=None)
                 self.deleted.add(name)
-            if len(self.created) >= 1_000:
+            if len(self.created) >= 500:
                 self.enough.set()
 
     def created_of_kind(self, kind: int) -> set[str]:

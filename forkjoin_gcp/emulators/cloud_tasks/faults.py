@@ -91,7 +91,10 @@ class FaultSettings:
 
 
 class Faults:
-    """The faults in force, and how often each happened since the start (`counts`)."""
+    """The faults in force, and how often each happened since the start (`counts`).
+
+    To be used on the event loop of the emulator.
+    """
 
     def __init__(self, forget_tombstones_after: Callable[[float | None], None]) -> None:
         self._forget_tombstones_after = forget_tombstones_after
