@@ -9,6 +9,7 @@ from __future__ import annotations
 import importlib
 import os
 
+from forkjoin_gcp import ForkJoinQueue
 from forkjoin_gcp.endpoint import Joinable, join_function
 from forkjoin_gcp.endpoint.core import is_joinable
 from forkjoin_gcp.errors import ConfigurationError
@@ -49,4 +50,8 @@ def _load(place: str) -> Joinable:
     return queue
 
 
-join = join_function(*load_queues(os.environ.get(VARIABLE, "")), check=True)
+queues = load_queues(os.environ.get(VARIABLE, ""))
+join = join_function(*queues, check=True)
+for queue in queues:
+    if isinstance(queue, ForkJoinQueue):
+        queue.start()  # while the instance starts, not in its first request
