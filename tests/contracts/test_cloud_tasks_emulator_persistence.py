@@ -40,6 +40,18 @@ from .cloud_tasks import (
 )
 
 
+async def shown(
+    emulator: CloudTasksEmulator, client: tasks_v2.CloudTasksAsyncClient, operation: str
+) -> tuple[Any, ...]:
+    signer = emulator.state.journal.secret("signing key")  # type: ignore[attr-defined]
+    return (
+        await client.get_queue(name=QUEUE),
+        await client.get_task({"name": TASK, "response_view": FULL}),
+        await client.get_operation({"name": operation}),
+        signer,
+    )
+
+
 def test_everything_is_there_again_after_a_restart(tmp_path: Path) -> None:
     async def first() -> tuple[Any, ...]:
         async with running(data=tmp_path) as (emulator, client):
@@ -71,17 +83,6 @@ def test_everything_is_there_again_after_a_restart(tmp_path: Path) -> None:
             batch = {"parent": QUEUE, "names": [TASK + "2"], "request_id": "once"}
             operation = await client.batch_delete_tasks(batch)
             return await shown(emulator, client, operation.operation.name)
-
-    async def shown(
-        emulator: CloudTasksEmulator, client: tasks_v2.CloudTasksAsyncClient, operation: str
-    ) -> tuple[Any, ...]:
-        signer = emulator.state.journal.secret("signing key")  # type: ignore[attr-defined]
-        return (
-            await client.get_queue(name=QUEUE),
-            await client.get_task({"name": TASK, "response_view": FULL}),
-            await client.get_operation({"name": operation}),
-            signer,
-        )
 
     async def second(before: tuple[Any, ...]) -> None:
         async with running(data=tmp_path) as (emulator, client):
