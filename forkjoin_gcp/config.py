@@ -146,8 +146,9 @@ VARIABLES: dict[str, str] = {
 }
 """Which environment variable gives which field of Services."""
 
-OTHER_VARIABLES = frozenset({"FORKJOIN_QUEUE"})
-"""``FORKJOIN_*`` variables that something other than Services reads (functions/main.py)."""
+OTHER_VARIABLES = frozenset({"FORKJOIN_FIRESTORE", "FORKJOIN_QUEUE"})
+"""``FORKJOIN_*`` variables that something other than Services reads (LocalServices, and
+functions/main.py)."""
 
 
 class Services(BaseModel):

@@ -7,7 +7,9 @@ async function refresh() {
       const answer = await fetch("/");
       if (!answer.ok) throw new Error(answer.statusText);
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
+      const scrolled = [...document.querySelectorAll(".scroll")].map((each) => each.scrollTop);
       document.querySelector("main").replaceWith(page.querySelector("main"));
+      document.querySelectorAll(".scroll").forEach((each, n) => (each.scrollTop = scrolled[n]));
     } catch {
       document.getElementById("gone").hidden = false;
     }
