@@ -14,6 +14,7 @@ import pytest
 from forkjoin_gcp import ForkJoinQueue, Item, Reject
 from forkjoin_gcp.testing import wait_until
 from forkjoin_gcp.testing.local import LocalQueues
+from tests.unit.test_testing_papers import PAGE, files_in, run_pytest
 
 ROOT = Path(__file__).parents[2]
 
@@ -88,6 +89,10 @@ def run_suite(suite: Path, *arguments: str, **variables: str) -> subprocess.Comp
 def test_a_users_suite_passes(suite: Path) -> None:
     done = run_suite(suite, "-q")
     assert "3 passed" in done.stdout, done.stdout + done.stderr
+
+
+def test_the_pages_tests_pass(tmp_path: Path) -> None:
+    assert "1 passed" in run_pytest(tmp_path, files_in(PAGE), "test_feeds_locally.py")
 
 
 def test_its_fixtures_are_listed_with_what_they_do(suite: Path) -> None:

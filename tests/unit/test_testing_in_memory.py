@@ -192,19 +192,19 @@ def test_time_stands_still_between_calls(feeds: ForkJoinQueue[Feed]) -> None:
         assert abs(item.enqueued_at - datetime.now(UTC)) < timedelta(minutes=5)
 
 
-def test_ten_thousand_items_are_few_seconds(feeds: ForkJoinQueue[Feed]) -> None:
+def test_ten_thousand_items_take_less_than_two_seconds(feeds: ForkJoinQueue[Feed]) -> None:
     @feeds.handler
     async def fetch(item: Item[Feed]) -> None:
         await asyncio.sleep(1)
 
     with feeds.in_memory() as local:
-        began = time.monotonic()
+        began = time.process_time()  # of all threads: a busy machine is no failure
         feeds.enqueue_many(numbered(10_000))
         ran = local.run()
-        took = time.monotonic() - began
+        took = time.process_time() - began
     assert len(ran.handled) == 10_000
     assert ran.requests == 101, "a second root, of the full batch"
-    assert took < 10, "0.5 s on a machine with nothing else to do"
+    assert took < 2, "0.5 s where this was written"
 
 
 # Callers
