@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import grpc
@@ -21,6 +22,9 @@ from .view import ROWS_SHOWN, DeadLetterRow, ItemsView, SegmentRow
 _TIMEOUT = 2.0
 _QUERY: Any = types.RunQueryRequest.pb()
 _AGGREGATION: Any = types.RunAggregationQueryRequest.pb()
+# Never the payloads: fifty of them can be more than a message holds.
+_SEGMENT_FIELDS = ("count", "enqueued_at")
+_LETTER_FIELDS = ("reason", "error", "attempts", "dead_at")
 
 
 class FirestoreSource:
@@ -46,14 +50,14 @@ class FirestoreSource:
         segments_total, items_total = self._totals(SEGMENTS, "count")
         dead_total, _ = self._totals(DEAD_LETTERS, "attempts")
         return ItemsView(
-            segments=[_segment(document) for document in self._some(SEGMENTS, *_SEGMENT_FIELDS)],
-            dead_letters=[_letter(document) for document in self._some(DEAD_LETTERS)],
+            segments=[_segment(found) for found in self._some(SEGMENTS, _SEGMENT_FIELDS)],
+            dead_letters=[_letter(found) for found in self._some(DEAD_LETTERS, _LETTER_FIELDS)],
             segments_total=segments_total,
             items_total=items_total,
             dead_total=dead_total,
         )
 
-    def _some(self, collection: str, *fields: str) -> list[Any]:
+    def _some(self, collection: str, fields: Sequence[str]) -> list[Any]:
         request = _QUERY(parent=self._parent)
         query = request.structured_query
         _from(query, collection)
@@ -84,9 +88,6 @@ class FirestoreSource:
             number += found["number"].integer_value
             total += found["sum"].integer_value
         return number, total
-
-
-_SEGMENT_FIELDS = ("count", "enqueued_at")
 
 
 def _from(query: Any, collection: str) -> None:
