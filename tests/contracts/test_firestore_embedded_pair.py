@@ -1,10 +1,11 @@
-"""One suite of cases for the embedded Firestore and Google's emulator: the same answers.
-
-What is known to differ is not asked here; docs/firestore-differences.md lists it.
+"""The embedded Firestore beside Google's emulator: how both are asked the same, and what of their
+answers must agree. Also how requests are written down, for those who ask.
 """
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
 import os
 import sys
@@ -13,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import grpc.experimental
 import pytest
 from google.cloud.firestore_v1 import types
 from google.protobuf import empty_pb2, json_format, timestamp_pb2
 
-from forkjoin_gcp.emulators import LocalServices
+from forkjoin_gcp.emulators import LocalServiceError
+from forkjoin_gcp.emulators.firestore import GoogleFirestore
 from forkjoin_gcp.emulators.processes import ChildProcess
 
 DATABASE = "projects/{project}/databases/(default)"
@@ -65,7 +68,12 @@ class Server:
 
     def __init__(self, address: str, project: str) -> None:
         self._channel = grpc.insecure_channel(
-            address, options=[("grpc.max_receive_message_length", -1)]
+            address,
+            options=[
+                ("grpc.max_receive_message_length", -1),
+                # Otherwise every stream starts a thread.
+                (grpc.experimental.ChannelOptions.SingleThreadedUnaryStream, 1),
+            ],
         )
         self._project = project
         self._times: dict[str, str] = {}
@@ -232,21 +240,24 @@ def embedded_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 
 @pytest.fixture(scope="session")
-def googles_address(request: pytest.FixtureRequest) -> str:
-    """Google's own: comparing the embedded one with itself would prove nothing.
+def googles_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """Google's own emulator; one that runs already may be named by FIRESTORE_COMPARED_WITH.
 
-    One that runs already may be named by FIRESTORE_COMPARED_WITH.
+    Without Java or the jar there is nothing to compare with: skipped, but failed under CI=true.
     """
     address = os.environ.get("FIRESTORE_COMPARED_WITH")
-    if not address:
-        services: LocalServices = request.getfixturevalue("local_services")
-        address = services.environment()["FIRESTORE_EMULATOR_HOST"]
-    with grpc.insecure_channel(address) as channel:
-        call = channel.unary_unary("/google.firestore.v1.Firestore/PartitionQuery")
-        with pytest.raises(grpc.RpcError) as caught:
-            call(b"")
-    assert "embedded" not in str(caught.value.details()), f"{address} is not Google's"
-    return address
+    with contextlib.ExitStack() as stack:
+        if not address:
+            try:
+                service = GoogleFirestore(tmp_path_factory.mktemp("google"))
+                stack.callback(service.stop)
+                service.wait_ready()
+            except LocalServiceError as error:
+                if os.environ.get("CI") == "true":
+                    raise
+                pytest.skip(str(error))
+            address = service.address
+        yield address
 
 
 @pytest.fixture
@@ -290,8 +301,6 @@ def value(plain: Any) -> Body:
     if isinstance(plain, str):
         return {"stringValue": plain}
     if isinstance(plain, bytes):
-        import base64
-
         return {"bytesValue": base64.b64encode(plain).decode()}
     if isinstance(plain, tuple):
         return {"geoPointValue": {"latitude": plain[0], "longitude": plain[1]}}

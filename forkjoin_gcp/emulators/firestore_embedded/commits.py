@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
-import contextlib
 import secrets
 import string
 from collections.abc import Sequence
@@ -14,14 +12,12 @@ from google.protobuf import empty_pb2  # type: ignore[import-untyped]
 
 from . import fields
 from .documents import set_time
+from .locks import Locks
 from .paths import check_collection_id, check_document_id, split_document, split_parent
-from .refusals import Refusal, contention, invalid
+from .refusals import Refusal, invalid
 from .state import DatabaseState, FirestoreState, Written, check_repeats
-from .transactions import Transaction, deadlocked
+from .transactions import Transaction
 from .writes import PlannedWrite, plan
-
-LOCK_SECONDS = 2.0
-"""How long a write waits for a transaction that has read what it changes, as Google's emulator."""
 
 _CommitResponse: Any = types.CommitResponse.pb()
 _BatchWriteResponse: Any = types.BatchWriteResponse.pb()
@@ -34,16 +30,9 @@ _AUTO_ID = string.ascii_letters + string.digits
 class Commits:
     """Commit, BatchWrite, and the calls on one document."""
 
-    def __init__(self, state: FirestoreState, lock_seconds: float = LOCK_SECONDS) -> None:
+    def __init__(self, state: FirestoreState, locks: Locks) -> None:
         self._state = state
-        self._lock_seconds = lock_seconds
-        self._released: asyncio.Event | None = None
-
-    def released(self) -> None:
-        """To be told when a transaction was closed: those who wait look again."""
-        if self._released is not None:
-            self._released.set()
-            self._released = None
+        self._locks = locks
 
     async def commit(self, request: Any) -> Any:
         """Raw CommitRequest to CommitResponse."""
@@ -71,41 +60,15 @@ class Commits:
         try:
             if transaction is not None and transaction.read_only and writes:
                 raise invalid("Cannot modify entities in a read-only transaction.")
-            await self._wait_for_holders(database, [write.path for write in writes], transaction)
+            await self._locks.wait_for_holders(
+                database, {write.path for write in writes}, transaction
+            )
             now = self._state.tick()
             return now, database.apply(writes, now)
         finally:
             if transaction is not None:
                 database.transactions.close(transaction.id)
-                self.released()
-
-    async def _wait_for_holders(
-        self, database: DatabaseState, paths: Sequence[str], own: Transaction | None
-    ) -> None:
-        """Returns when nobody else holds any of `paths`. Raises Refusal (ABORTED)."""
-        loop = asyncio.get_running_loop()
-        deadline = loop.time() + self._lock_seconds
-        while True:
-            held = database.transactions.holders(paths, own, self._state.seconds())
-            if not held:
-                return
-            holders = set().union(*held.values())
-            names = [database.documents.prefix + path for path in held]
-            if loop.time() >= deadline or (own is not None and deadlocked(own, holders)):
-                raise contention(names)
-            if own is not None:
-                own.waits_for = holders
-            await self._next_release(deadline - loop.time())
-            if own is not None:
-                own.waits_for = set()
-                if not database.transactions.is_open(own):
-                    raise contention(names)
-
-    async def _next_release(self, seconds: float) -> None:
-        if self._released is None:
-            self._released = asyncio.Event()
-        with contextlib.suppress(TimeoutError):
-            await asyncio.wait_for(self._released.wait(), seconds)
+                self._locks.released()
 
     async def batch_write(self, request: Any) -> Any:
         """Raw BatchWriteRequest to BatchWriteResponse: each write stands for itself."""
@@ -134,7 +97,7 @@ class Commits:
         """Which writes are held for too long."""
         paths = [write.path for write in writes]
         try:
-            await self._wait_for_holders(database, paths, None)
+            await self._locks.wait_for_holders(database, paths, None)
         except Refusal as refusal:
             held = database.transactions.holders(paths, None, self._state.seconds())
             return {number: refusal for number, path in enumerate(paths) if path in held}
@@ -190,8 +153,8 @@ def _fill_result(result: Any, written: Written) -> None:
     stored = written.stored
     if stored is not None:
         set_time(result.update_time, stored.updated)
-        if written.results:
-            result.transform_results.extend(written.results)
+    if written.results:
+        result.transform_results.extend(written.results)
 
 
 def _auto_id() -> str:

@@ -28,6 +28,10 @@ class Stored:
         self.created = created
         self.updated = updated
 
+    def is_same(self, other: Stored) -> bool:
+        """Whether both are one document with one content."""
+        return self.created == other.created and self.body == other.body
+
     def fill(self, document: Any) -> Any:
         """Makes an empty raw Document this one; returns it."""
         document.MergeFromString(self.body)

@@ -14,7 +14,7 @@ NAME: FieldPath = ("__name__",)
 """The document itself."""
 
 _SEGMENT = re.compile(r"([a-zA-Z_][a-zA-Z_0-9]*)|`((?:[^`\\]|\\.)+)`", re.DOTALL)
-_RESERVED = re.compile(r"__.*__", re.DOTALL)
+_RESERVED = re.compile(r"__.+__", re.DOTALL)
 
 
 @lru_cache(maxsize=4_096)

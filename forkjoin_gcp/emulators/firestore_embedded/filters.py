@@ -173,10 +173,9 @@ def _parse_field(message: Any, database: str) -> Filter:
         operator = "OPERATOR_UNSPECIFIED"
     if operator == "OPERATOR_UNSPECIFIED":
         raise invalid("Unknown FieldFilter operator.")
-    check_value(message.value)
-    values = [message.value]
-    if operator in _LISTS:
-        values = _list(operator, message.value)
+    values = _list(operator, message.value) if operator in _LISTS else [message.value]
+    for value in values:
+        check_value(value)
     if path == NAME:
         if operator in _CONTAINS:
             raise invalid("the name __key__ is reserved")
@@ -248,8 +247,10 @@ def _compile_test(test: FieldTest) -> Callable[[Order], bool]:
         return lambda value: value in equal
     if operator in _CONTAINS:
         return lambda value: value[0] == ARRAY and not equal.isdisjoint(value[1])
-    if any(each[0] == NULL for each in operands):
+    if all(each[0] == NULL for each in operands):
         return _never
+    if any(each[0] == NULL for each in operands):
+        return lambda _: False  # not `_never`: Google takes it for an inequality still
     return lambda value: value[0] != NULL and value not in equal
 
 

@@ -10,7 +10,7 @@ from .refusals import invalid
 MAX_ID_BYTES = 1_500
 MAX_SEGMENTS = 200
 
-_RESERVED = re.compile(r"__.*__", re.DOTALL)
+_RESERVED = re.compile(r"__.+__", re.DOTALL)
 _NUMERIC_ID = re.compile(r"__id(0|-?[1-9][0-9]{0,18})__")
 _ROOT = "/documents"
 
@@ -98,17 +98,13 @@ def _read_path(reader: _Reader, database: str) -> tuple[str, str]:
     reader.slash()
     reader.word("documents")
     reader.slash()
-    count = 0
     while True:
         check_collection_id(reader.segment("collection id"))
         reader.slash()
         check_document_id(reader.segment("resource id"))
-        count += 2
         if reader.done:
             break
         reader.slash()
-    if count > MAX_SEGMENTS:
-        raise invalid("Key path is too long. Cannot exceed 100 elements.")
     return database, reader.name[len(database) + len(_ROOT) + 1 :]
 
 
@@ -121,8 +117,8 @@ def check_collection_id(collection: str) -> str:
 
 def check_document_id(document: str) -> str:
     """Raises Refusal for what is no id of a document."""
-    # The common case, on every write: short and plain.
-    if len(document) < 375 and "/" not in document and document[:1] not in ("", ".", "_"):
+    # The common case, on every write.
+    if "/" not in document and document[:1] not in ("", ".", "_"):
         return document
     return _check_id("Resource", document, numeric=True)
 
@@ -134,9 +130,22 @@ def _check_id(what: str, text: str, *, numeric: bool) -> str:
         raise invalid(f'{what} id "{text}" is invalid.')
     if _RESERVED.fullmatch(text) and not (numeric and _numeric(text) is not None):
         raise invalid(f'{what} id "{text}" is invalid because it is reserved.')
-    if len(text.encode()) > MAX_ID_BYTES:
-        raise invalid(f"The key path element name is longer than {MAX_ID_BYTES} bytes.")
     return text
+
+
+def check_size(path: str) -> str:
+    """A path, if a document may be written there (any may be read alone, and deleted).
+
+    Raises Refusal.
+    """
+    # By far the most are too short for anything to be too long.
+    if len(path) > MAX_ID_BYTES // 4:
+        segments = path.split("/")
+        if len(segments) > MAX_SEGMENTS:
+            raise invalid("Key path is too long. Cannot exceed 100 elements.")
+        if max(len(segment.encode()) for segment in segments) > MAX_ID_BYTES:
+            raise invalid(f"The key path element name is longer than {MAX_ID_BYTES} bytes.")
+    return path
 
 
 def _numeric(document: str) -> int | None:

@@ -23,7 +23,7 @@ from .filters import (
     possible,
     walk_all,
 )
-from .paths import check_collection_id, path_order
+from .paths import check_collection_id, check_size, path_order
 from .refusals import invalid, key_scan_descends, not_served
 from .transactions import View
 from .values import REFERENCE, Order, check_value, order
@@ -131,7 +131,7 @@ class Query:
         if self._hopeless:
             return []
         found = self._matches(view)
-        if len(self.sorts) > 1:
+        if len(self.sorts) > 1 or self.sorts[0].descending:
             ranked = list(found)
             for at, sort in reversed(list(enumerate(self.sorts))):
                 ranked.sort(key=lambda match, at=at: match.keys[at], reverse=sort.descending)  # type: ignore[misc]
@@ -191,7 +191,7 @@ class Query:
                 if test.operator == "IN":
                     lows.append(min(test.operands))
                     highs.append(max(test.operands))
-        if len(self.sorts) == 1:
+        if self.sorts == [Sort(NAME, descending=False)]:
             if self._start is not None and self._start.values:
                 lows.append(self._start.values[0])
             if self._end is not None and self._end.values:
@@ -237,6 +237,7 @@ def _required(tree: Filter | None) -> Sequence[FieldTest]:
 
 
 def _scope(message: Any, parent: str) -> Scope:
+    check_size(parent)
     selectors = message.from_
     if len(selectors) > 1:
         raise invalid("StructuredQuery.from cannot have more than one collection selector.")

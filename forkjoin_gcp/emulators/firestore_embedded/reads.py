@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import base64
 import binascii
-from collections.abc import Callable, Iterator
+from collections.abc import Collection, Iterator
 from itertools import islice
 from typing import Any
 
@@ -14,6 +14,7 @@ from . import fields
 from .aggregation import calculate, parse_aggregations
 from .documents import Scope, Stored, micros, set_time
 from .fields import FieldPath
+from .locks import Locks
 from .paths import check_collection_id, path_order, split_document, split_parent
 from .queries import Query
 from .refusals import document_missing, invalid, not_served
@@ -58,11 +59,11 @@ class Reading:
 
 
 class Reads:
-    """`released` is called when a transaction was closed."""
+    """The calls that read."""
 
-    def __init__(self, state: FirestoreState, released: Callable[[], None]) -> None:
+    def __init__(self, state: FirestoreState, locks: Locks) -> None:
         self._state = state
-        self._released = released
+        self._locks = locks
 
     def _reading(self, database: DatabaseState, request: Any) -> Reading:
         selector = request.WhichOneof("consistency_selector")
@@ -87,14 +88,22 @@ class Reads:
             reading.begun = transaction.id
         return reading
 
+    async def _turn(
+        self, reading: Reading, paths: Collection[str], scope: Scope | None = None
+    ) -> None:
+        """What is read after this is held, if it is read in a read-write transaction."""
+        if reading.database.transactions.wanted:
+            await self._locks.wait_for_turn(reading.database, reading.transaction, paths, scope)
+            if reading.view is reading.database.documents:
+                reading.read_time = self._state.tick()
+
     def _begin(self, database: DatabaseState, options: Any) -> Transaction:
         now, seconds = self._state.tick(), self._state.seconds()
         read_only = options.WhichOneof("mode") == "read_only"
         retried = options.read_write.retry_transaction
         if retried:
+            # It is not closed if it is open still: clients name others that are under way, too.
             database.transactions.check_known(retried)
-            database.transactions.close(retried)
-            self._released()
         if read_only and options.read_only.HasField("read_time"):
             at = micros(options.read_only.read_time)
             past = database.past(at, now)
@@ -104,34 +113,36 @@ class Reads:
             return transaction
         return database.transactions.begin(seconds, read_only=read_only, read_time=now)
 
-    def begin_transaction(self, request: Any) -> Any:
+    async def begin_transaction(self, request: Any) -> Any:
         """Raw BeginTransactionRequest to BeginTransactionResponse."""
         database = self._state.database(request.database)
         return _BeginResponse(transaction=self._begin(database, request.options).id)
 
-    def rollback(self, request: Any) -> None:
+    async def rollback(self, request: Any) -> None:
         """Of a raw RollbackRequest."""
         database = self._state.database(request.database)
         database.transactions.check_known(request.transaction)
         database.transactions.close(request.transaction)
-        self._released()
+        self._locks.released()
 
-    def get_document(self, request: Any) -> Any:
+    async def get_document(self, request: Any) -> Any:
         """Raw GetDocumentRequest to Document."""
         name, path = split_document(request.name)
         reading = self._reading(self._state.database(name), request)
         mask = _mask(request)
+        await self._turn(reading, (path,))
         stored = reading.get(path)
         if stored is None:
             raise document_missing(request.name)
         return _document(stored, mask)
 
-    def batch_get_documents(self, request: Any) -> Iterator[Any]:
+    async def batch_get_documents(self, request: Any) -> Iterator[Any]:
         """Raw BatchGetDocumentsRequest to BatchGetDocumentsResponses."""
         database = self._state.database(request.database)
         paths = dict.fromkeys(path_in(name, database.documents) for name in request.documents)
         mask = _mask(request)
         reading = self._reading(database, request)
+        await self._turn(reading, paths)
         found = [(path, reading.get(path)) for path in paths]
         return self._answer_documents(reading, found, mask)
 
@@ -154,12 +165,13 @@ class Reads:
                     fields.project(response.found, mask)
             yield response
 
-    def run_query(self, request: Any) -> Iterator[Any]:
+    async def run_query(self, request: Any) -> Iterator[Any]:
         """Raw RunQueryRequest to RunQueryResponses, the last of which says so."""
         database, query = self._query(request)
         if request.HasField("explain_options"):
             raise not_served("explain_options")
         reading = self._reading(database, request)
+        await self._turn(reading, (), query.scope)
         matches = query.run(reading.view)
         reading.hold(query.scope)
         return self._answer_query(reading, query, matches)
@@ -186,7 +198,7 @@ class Reads:
         name, parent = split_parent(request.parent)
         return self._state.database(name), Query(request.structured_query, name, parent)
 
-    def run_aggregation_query(self, request: Any) -> Iterator[Any]:
+    async def run_aggregation_query(self, request: Any) -> Iterator[Any]:
         """Raw RunAggregationQueryRequest to one RunAggregationQueryResponse."""
         if request.WhichOneof("query_type") != "structured_aggregation_query":
             raise invalid("only structured aggregation queries are supported")
@@ -197,6 +209,7 @@ class Reads:
         query = Query(aggregation.structured_query, name, parent)
         wanted = parse_aggregations(aggregation.aggregations, query)
         reading = self._reading(self._state.database(name), request)
+        await self._turn(reading, (), query.scope)
         matches = query.run(reading.view)
         reading.hold(query.scope)
         response = _AggregationResponse(transaction=reading.begun)
@@ -205,7 +218,7 @@ class Reads:
         set_time(response.read_time, reading.read_time)
         return iter((response,))
 
-    def list_documents(self, request: Any) -> Any:
+    async def list_documents(self, request: Any) -> Any:
         """Raw ListDocumentsRequest to ListDocumentsResponse."""
         name, parent = split_parent(request.parent)
         if request.collection_id:
@@ -218,6 +231,7 @@ class Reads:
         mask = _mask(request)
         query = self._listing(request, name, parent)
         size = min(request.page_size or DEFAULT_PAGE, _MAX_PAGE)
+        await self._turn(reading, (), query.scope)
         if request.show_missing:
             found = self._with_missing(reading, query.scope)
         else:
@@ -231,7 +245,7 @@ class Reads:
                 document.name = f"{name}/documents/{path}"
             else:
                 document.CopyFrom(_document(stored, mask))
-        if start + size < len(found):
+        if len(response.documents) == size:  # if nothing follows, a page without any
             response.next_page_token = _token(found[start + size - 1][0])
         return response
 
@@ -263,7 +277,7 @@ class Reads:
                 found.setdefault("/".join(segments[:depth]), None)
         return sorted(found.items(), key=lambda item: path_order(item[0]))
 
-    def list_collection_ids(self, request: Any) -> Any:
+    async def list_collection_ids(self, request: Any) -> Any:
         """Raw ListCollectionIdsRequest to ListCollectionIdsResponse."""
         name, parent = split_parent(request.parent)
         if request.page_size < 0:
@@ -279,7 +293,7 @@ class Reads:
         left = sorted(each for each in ids if each > after)
         size = min(request.page_size or _MAX_PAGE, _MAX_PAGE)
         response = _CollectionsResponse(collection_ids=islice(left, size))
-        if len(left) > size:
+        if len(left) >= size:
             response.next_page_token = _token(left[size - 1])
         return response
 

@@ -10,8 +10,9 @@ from types import TracebackType
 
 import grpc
 
-from .commits import LOCK_SECONDS, Commits
+from .commits import Commits
 from .front import Front
+from .locks import LOCK_SECONDS, Locks
 from .reads import Reads
 from .service import FirestoreService
 from .state import FirestoreState
@@ -54,10 +55,9 @@ class EmbeddedFirestore:
         self._host = host
         self._port = port
         self._directory = directory
-        self._lock_seconds = lock_seconds
         self.state = FirestoreState(clock)
+        self._locks = Locks(self.state, lock_seconds)
         self._storage: Storage | None = None
-        self._commits: Commits | None = None
         self._addresses: tuple[str, str] | None = None
         self._running: contextlib.AsyncExitStack | None = None
 
@@ -81,8 +81,7 @@ class EmbeddedFirestore:
             if self._directory is not None:
                 self._storage = Storage(self._directory, self.state)
                 stack.push_async_callback(self._storage.close)
-            self._commits = Commits(self.state, self._lock_seconds)
-            grpc_port = await self._serve_grpc(stack, self._commits)
+            grpc_port = await self._serve_grpc(stack)
             front = Front(self._host, grpc_port, self._clear)
             port = await front.start(self._port)
             stack.push_async_callback(front.close)
@@ -100,9 +99,9 @@ class EmbeddedFirestore:
         if running is not None:
             await running.aclose()
 
-    async def _serve_grpc(self, stack: contextlib.AsyncExitStack, commits: Commits) -> int:
+    async def _serve_grpc(self, stack: contextlib.AsyncExitStack) -> int:
         server = grpc.aio.server(options=_GRPC_OPTIONS)
-        reads = Reads(self.state, commits.released)
+        commits, reads = Commits(self.state, self._locks), Reads(self.state, self._locks)
         service = FirestoreService(commits, reads, self._settled)
         server.add_generic_rpc_handlers((service.handlers(),))
         port = int(server.add_insecure_port(f"{self._host}:0"))
@@ -119,6 +118,5 @@ class EmbeddedFirestore:
     async def _clear(self, database: str) -> None:
         """Raises Refusal for what is no database."""
         self.state.database(database).clear()
-        assert self._commits is not None
-        self._commits.released()
+        self._locks.released()
         await self._settled()

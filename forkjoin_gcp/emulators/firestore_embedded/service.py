@@ -49,21 +49,19 @@ class FirestoreService:
 
     def __init__(self, commits: Commits, reads: Reads, settled: _Settled) -> None:
         self._settled = settled
-        self._commits: dict[str, Callable[[Any], Awaitable[Any]]] = {
+        self._calls: dict[str, Callable[[Any], Awaitable[Any]]] = {
             "Commit": commits.commit,
             "BatchWrite": commits.batch_write,
             "CreateDocument": commits.create_document,
             "UpdateDocument": commits.update_document,
             "DeleteDocument": commits.delete_document,
-        }
-        self._reads: dict[str, Callable[[Any], Any]] = {
             "GetDocument": reads.get_document,
             "ListDocuments": reads.list_documents,
             "ListCollectionIds": reads.list_collection_ids,
             "BeginTransaction": reads.begin_transaction,
             "Rollback": reads.rollback,
         }
-        self._streams: dict[str, Callable[[Any], Iterable[Any]]] = {
+        self._streams: dict[str, Callable[[Any], Awaitable[Iterable[Any]]]] = {
             "BatchGetDocuments": reads.batch_get_documents,
             "RunQuery": reads.run_query,
             "RunAggregationQuery": reads.run_aggregation_query,
@@ -73,10 +71,8 @@ class FirestoreService:
         """What grpc.aio.Server.add_generic_rpc_handlers takes."""
         handlers = {}
         for name, request in _UNARY.items():
-            commit = self._commits.get(name)
-            answer = self._writing(commit) if commit else self._reading(self._reads[name])
             handlers[name] = grpc.unary_unary_rpc_method_handler(
-                answer,
+                self._answering(self._calls[name]),
                 request_deserializer=_decoder(request),
                 response_serializer=_serialize,
             )
@@ -96,7 +92,7 @@ class FirestoreService:
         except OSError as error:
             await context.abort(grpc.StatusCode.INTERNAL, str(error))
 
-    def _writing(self, call: Callable[[Any], Awaitable[Any]]) -> Any:
+    def _answering(self, call: Callable[[Any], Awaitable[Any]]) -> Any:
         async def answer(request: Any, context: Any) -> Any:
             try:
                 response = await call(_accept(request))
@@ -105,26 +101,14 @@ class FirestoreService:
                 await _abort(context, refusal)
             else:
                 await self._settle(context)
-                return response
-
-        return answer
-
-    def _reading(self, call: Callable[[Any], Any]) -> Any:
-        async def answer(request: Any, context: Any) -> Any:
-            try:
-                response = call(_accept(request))
-            except Refusal as refusal:
-                await _abort(context, refusal)
-            else:
-                await self._settle(context)
                 return response or empty_pb2.Empty()
 
         return answer
 
-    def _streaming(self, call: Callable[[Any], Iterable[Any]]) -> Any:
+    def _streaming(self, call: Callable[[Any], Awaitable[Iterable[Any]]]) -> Any:
         async def answer(request: Any, context: Any) -> AsyncIterator[Any]:
             try:
-                responses = call(_accept(request))
+                responses = await call(_accept(request))
             except Refusal as refusal:
                 await _abort(context, refusal)
             else:

@@ -69,12 +69,16 @@ class DatabaseState:
             after[path] = stored
             written.append((write, results))
         for path, stored in after.items():
-            self._replace(path, stored, now)
+            present = self.documents.get(path)
+            # Changed, and changed back by a later write of this commit.
+            if stored is not None and present is not None and stored.is_same(present):
+                after[path] = present
+            else:
+                self._replace(path, present, stored, now)
         # A document written twice is told of as what became of it.
         return [Written(after[write.path], results) for write, results in written]
 
-    def _replace(self, path: str, stored: Stored | None, now: int) -> None:
-        present = self.documents.get(path)
+    def _replace(self, path: str, present: Stored | None, stored: Stored | None, now: int) -> None:
         if stored is present:
             return
         self.transactions.replaced(path, present)

@@ -90,6 +90,8 @@ class Transactions:
         # Tells an id of ours that is closed from what never was one.
         self._mark = os.urandom(6)
         self._count = 0
+        self.wanted: list[frozenset[str]] = []
+        """What writes wait for that others hold."""
 
     def begin(self, now: float, *, read_only: bool, read_time: int) -> Transaction:
         """`now` in seconds of any clock, `read_time` in µs since the epoch."""
@@ -152,6 +154,20 @@ class Transactions:
             return {}
         held = {path: {each for each in others if each.holds(path)} for path in paths}
         return {path: holders for path, holders in held.items() if holders}
+
+    def want(self, paths: Iterable[str]) -> frozenset[str]:
+        """Notes that a write waits; to be taken out of `wanted` again."""
+        want = frozenset(paths)
+        self.wanted.append(want)
+        return want
+
+    def is_wanted(self, paths: Iterable[str], scope: Scope | None) -> bool:
+        """Whether a write waits for any of `paths`, or for a document within `scope`."""
+        if any(not want.isdisjoint(paths) for want in self.wanted):
+            return True
+        return scope is not None and any(
+            scope.holds(path.rpartition("/")[0]) for want in self.wanted for path in want
+        )
 
     def replaced(self, path: str, before: Stored | None) -> None:
         """Keeps a version that is about to be replaced for the readers of the past."""

@@ -90,7 +90,7 @@ def check_fields(fields: Any, depth: int = 0) -> None:
     for name in fields:
         if not name:
             raise invalid("The property.name is the empty string.")
-        if name[:2] == "__" and name[-2:] == "__":
+        if name[:2] == "__" and name[-2:] == "__" and len(name) > 4:
             raise invalid(f"field name {name} is reserved")
         if len(name) > 375 and len(name.encode()) > MAX_NAME_BYTES:
             raise invalid(f"The property.name is longer than {MAX_NAME_BYTES} bytes.")

@@ -9,7 +9,7 @@ from google.cloud.firestore_v1 import types
 
 from .documents import Database, Stored, micros
 from .fields import NAME, FieldPath, find, parse, put, remove
-from .paths import check_document_id, split_document
+from .paths import check_document_id, check_size, split_document
 from .refusals import document_exists, invalid, nothing_to_update, other_version
 from .transforms import Transform, apply_transforms, parse_transforms
 from .values import check_fields
@@ -88,7 +88,7 @@ def path_in(name: str, database: Database) -> str:
 
 def _plan_update(write: Any, database: Database) -> PlannedWrite:
     document = write.update
-    planned = PlannedWrite("update", path_in(document.name, database), document)
+    planned = PlannedWrite("update", check_size(path_in(document.name, database)), document)
     check_fields(document.fields)
     document.ClearField("create_time")
     document.ClearField("update_time")
@@ -103,7 +103,7 @@ def _plan_update(write: Any, database: Database) -> PlannedWrite:
 
 def _plan_transform(write: Any, database: Database) -> PlannedWrite:
     name = write.transform.document
-    planned = PlannedWrite("transform", path_in(name, database), _Document(name=name))
+    planned = PlannedWrite("transform", check_size(path_in(name, database)), _Document(name=name))
     if write.HasField("update_mask"):
         raise invalid("a transform must not specify a document mask.")
     if not write.transform.field_transforms:
