@@ -103,14 +103,13 @@ class InMemory(Generic[P]):
         engine.record.touched.clear()
         engine.record.chunks.clear()
         calls = engine.callers.open()
-        running = engine.io.submit(engine.loop.watch(self._drive(engine, seconds)))
-        running.add_done_callback(lambda _: calls.put(None))
+        running = engine.io.submit(self._serve(engine, seconds))
         try:
             engine.callers.serve(calls)
             running.result()
         finally:
             running.cancel()
-            engine.callers.close()
+            engine.io.submit(engine.callers.closed()).result()
         for key in engine.store.buried.keys() - buried:
             engine.record.touched.setdefault(key)
         return Ran(
@@ -149,6 +148,12 @@ class InMemory(Generic[P]):
                 "`with queue.in_memory() as local:`"
             )
         return self._engine
+
+    async def _serve(self, engine: MemoryEngine, seconds: float | None) -> None:
+        try:
+            await engine.loop.watch(self._drive(engine, seconds))
+        finally:
+            engine.callers.close()
 
     async def _drive(self, engine: MemoryEngine, seconds: float | None) -> None:
         async def deliver(body: bytes, _tried: int) -> None:

@@ -7,11 +7,13 @@ time: a debugger, an interrupt and what belongs to that thread work as in any te
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import contextvars
 import time
 from collections.abc import Callable, Sequence
+from concurrent.futures import Future
 from dataclasses import dataclass, field
-from queue import SimpleQueue
+from queue import Empty, SimpleQueue
 from typing import Any
 
 from forkjoin_gcp.config import QueueConfig, Services
@@ -21,7 +23,7 @@ from forkjoin_gcp.ports import Clock, Counters, Ports
 from forkjoin_gcp.queue import _Engine
 from forkjoin_gcp.runtime import Answer, Inbox, ThreadedRunner
 from forkjoin_gcp.tasks import RootTask, Task
-from forkjoin_gcp.testing.in_memory_loop import InMemoryLoop, InMemoryThread
+from forkjoin_gcp.testing.in_memory_loop import WAITS_FOR_ITSELF, InMemoryLoop, InMemoryThread
 from forkjoin_gcp.testing.in_process import InProcessIndex, InProcessScheduler, InProcessStore
 from forkjoin_gcp.testing.virtual_time import VirtualClock
 
@@ -98,8 +100,18 @@ class CallersThread:
         return self._calls
 
     def close(self) -> None:
-        """Nobody serves any more."""
-        self._calls = None
+        """Nobody serves any more: what still waits to be run fails. On the loop's own thread."""
+        calls, self._calls = self._calls, None
+        with contextlib.suppress(Empty):
+            while calls is not None and (call := calls.get_nowait()) is not None:
+                call[0].cancel()
+        if calls is not None:
+            calls.put(None)
+
+    async def closed(self) -> None:
+        """Return when nobody serves any more."""
+        while self._calls is not None:  # noqa: ASYNC110 - a pass of the loop or two
+            await asyncio.sleep(0)  # for the callback that closes it
 
     def serve(self, calls: SimpleQueue[Call | None]) -> None:
         """Run functions until a None comes."""
@@ -108,6 +120,7 @@ class CallersThread:
             try:
                 result = context.run(function, argument)
             except KeyboardInterrupt:
+                self._loop.call_soon_threadsafe(future.cancel)
                 raise
             except StopIteration as error:  # which no future takes
                 raised = RuntimeError(f"the handler raised {error!r}")
@@ -151,7 +164,10 @@ class MemoryEngine(_Engine):
         await super().join(task, handler)
 
     def stop(self) -> None:
-        self.io.submit(self.loop.watch(self._drain())).result()
+        if self.io.is_current():  # a handler closes its own queue
+            self._closing = self.loop.create_task(self._drain())
+        else:
+            self.io.submit(self.loop.watch(self._drain())).result()
 
     def end(self) -> None:
         """End the loop and its thread, with whatever is still in progress."""
@@ -172,12 +188,17 @@ class MemoryEngine(_Engine):
             self.loop.answered()
             done(given)
 
-        self.loop.expect()
+        self.loop.submitted()
         self._writer.submit(payloads, answer)
 
 
 class _Inbox(Inbox):
-    """Holds the time of another queue in memory, one of whose handlers waits for this one."""
+    """An inbox that knows the loops it must not block, and those whose time it must hold."""
+
+    def hand_in(self, payloads: Sequence[str]) -> Future[list[str]]:
+        if asyncio._get_running_loop() is self._loop:
+            raise RuntimeError(WAITS_FOR_ITSELF)
+        return super().hand_in(payloads)
 
     def hand_in_from_loop(self, payloads: Sequence[str]) -> asyncio.Future[list[str]]:
         future = super().hand_in_from_loop(payloads)

@@ -19,18 +19,25 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
+from concurrent.futures import Future
 from types import FrameType
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 
 from forkjoin_gcp.runtime import LoopThread
 from forkjoin_gcp.testing import virtual_time
 from forkjoin_gcp.testing.virtual_time import Ready, StuckError, VirtualTimeLoop
+from forkjoin_gcp.writer import GROUP_INTERVAL
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 SHOWN_HANDLERS = 3
 """How many of the handlers that wait for ever a StuckError shows."""
+
+WAITS_FOR_ITSELF = (
+    "an async handler would wait for its own event loop: there, use the coroutine instead "
+    "(`await queue.aenqueue(...)`)"
+)
 
 _in_handler: contextvars.ContextVar[bool] = contextvars.ContextVar("in_handler", default=False)
 
@@ -40,6 +47,7 @@ class InMemoryLoop(VirtualTimeLoop):
 
     def __init__(self) -> None:
         self._waiters = 0
+        self._submissions = 0
         self._watched: set[asyncio.Future[Any]] = set()
         self._handlers: dict[asyncio.Task[Any], str] = {}
         self._handlers_timers: deque[asyncio.TimerHandle] = deque()
@@ -51,12 +59,19 @@ class InMemoryLoop(VirtualTimeLoop):
         """Somebody begins to wait for something: time may pass."""
         self._waiters += 1
 
+    def submitted(self) -> None:
+        """Somebody begins to wait for items to be written."""
+        self._submissions += 1
+        self.expect()
+
     def answered(self) -> None:
-        """One who waited has got an answer."""
+        """Those items are written, or refused."""
+        self._submissions -= 1
         self._waiters -= 1
 
     async def watch(self, work: Coroutine[Any, Any, T]) -> T:
         """Do ``work`` while time may pass. Raises StuckError where handlers wait for ever."""
+        self._stuck = ""
         task = asyncio.ensure_future(work)
         self._watched.add(task)
         self.expect()
@@ -69,7 +84,7 @@ class InMemoryLoop(VirtualTimeLoop):
             raise
         finally:
             self._watched.discard(task)
-            self.answered()
+            self._waiters -= 1
 
     @contextlib.contextmanager
     def handler(self, what: str) -> Iterator[None]:
@@ -107,6 +122,10 @@ class InMemoryLoop(VirtualTimeLoop):
         return timer
 
     def pass_time(self, timeout: float | None, wait: Callable[[float | None], Ready]) -> Ready:
+        if self._submissions and timeout is not None and timeout <= GROUP_INTERVAL:
+            # The writer gathers callers. A thread that holds the time may be one of them.
+            self.advance(timeout)
+            return []
         if not self._waiters or self._held:
             return wait(None)
         if self._handlers and self._has_open_sockets():
@@ -173,6 +192,12 @@ class InMemoryThread(LoopThread):
         self.loop = InMemoryLoop()
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
+
+    def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
+        if self.is_current():
+            work.close()
+            raise RuntimeError(WAITS_FOR_ITSELF)
+        return super().submit(work)
 
     def is_current(self) -> bool:
         """Whether the caller is on this thread, and would wait for itself."""

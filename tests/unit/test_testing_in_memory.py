@@ -231,6 +231,17 @@ def test_many_threads_may_enqueue(feeds: ForkJoinQueue[Feed]) -> None:
         assert set(local.run().outcomes) == set(ids)
 
 
+def test_threads_of_handlers_that_enqueue_at_once_share_groups(feeds: ForkJoinQueue[Feed]) -> None:
+    @feeds.handler
+    async def split(item: Item[Feed]) -> None:
+        if item.payload.url == "all":
+            await asyncio.gather(*(asyncio.to_thread(feeds.enqueue, feed) for feed in numbered(40)))
+
+    with feeds.in_memory() as local:
+        feeds.enqueue(Feed(url="all"))
+        assert len(local.run().handled) == 41
+
+
 @pytest.mark.parametrize("is_async", [True, False])
 def test_handlers_may_enqueue_more(feeds: ForkJoinQueue[Feed], is_async: bool) -> None:
     if is_async:
@@ -455,7 +466,9 @@ def test_an_interrupt_ends_the_run(feeds: ForkJoinQueue[Feed]) -> None:
         raise KeyboardInterrupt
 
     with feeds.in_memory() as local:
-        feeds.enqueue(Feed(url="a"))
+        feeds.enqueue_many(numbered(5))
+        with pytest.raises(KeyboardInterrupt):
+            local.run()
         with pytest.raises(KeyboardInterrupt):
             local.run()
 
@@ -466,6 +479,52 @@ def test_stop_iteration_is_a_failure_like_any_other(feeds: ForkJoinQueue[Feed]) 
         feeds.enqueue(Feed(url="a"))
         (outcome,) = local.run().dead
     assert "StopIteration" in outcome.errors[0]
+
+
+def test_calls_left_over_by_an_error_keep_no_later_run_waiting(feeds: ForkJoinQueue[Feed]) -> None:
+    @feeds.handler
+    def grow(item: Item[Feed]) -> None:
+        feeds.enqueue_many(numbered(300))
+
+    with feeds.in_memory() as local:
+        feeds.enqueue(Feed(url="a"))
+        for _ in range(3):
+            with pytest.raises(EndlessError):
+                local.run(max_requests=5)
+
+
+@pytest.mark.parametrize("call", ["enqueue", "enqueue_many", "dead_letters"])
+def test_what_would_wait_for_itself_is_refused(feeds: ForkJoinQueue[Feed], call: str) -> None:
+    calls = {
+        "enqueue": lambda: feeds.enqueue(Feed(url="b")),
+        "enqueue_many": lambda: feeds.enqueue_many(numbered(3)),
+        "dead_letters": feeds.dead_letters,
+    }
+
+    @feeds.handler
+    async def block(item: Item[Feed]) -> None:
+        calls[call]()
+
+    with feeds.in_memory() as local:
+        feeds.enqueue(Feed(url="a"))
+        (outcome,) = local.run().dead
+    assert "await queue.aenqueue" in outcome.errors[0]
+
+
+@pytest.mark.parametrize("is_async", [True, False])
+def test_a_handler_may_close_its_queue(feeds: ForkJoinQueue[Feed], is_async: bool) -> None:
+    def close(item: Item[Feed]) -> None:
+        feeds.close()
+
+    async def aclose(item: Item[Feed]) -> None:
+        feeds.close()
+
+    feeds.handler(aclose if is_async else close)
+    with feeds.in_memory() as local:
+        feeds.enqueue(Feed(url="a"))
+        assert len(local.run().handled) == 1
+        with pytest.raises(QueueClosed):
+            feeds.enqueue(Feed(url="b"))
 
 
 @pytest.mark.parametrize("is_async", [True, False])
