@@ -75,7 +75,7 @@ class Query:
         self.sorts = self._complete(explicit)
         self.named = bool(explicit) and explicit[-1].path == NAME
         """Whether the name has its place in the order for another reason than to break ties."""
-        self.named |= any(test.path == NAME for test in walk_all(self._filter))
+        self.named |= any(test.path == NAME for test in walk_all(tree))
         self._start = _cursor(message, "start_at", explicit, database)
         self._end = _cursor(message, "end_at", explicit, database)
         if message.limit.value < 0:
