@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-
 from forkjoin_gcp.config import QueueConfig, Services
 from forkjoin_gcp.gcp.cloud_tasks import CloudTasksScheduler
 from forkjoin_gcp.gcp.instance import open_client
