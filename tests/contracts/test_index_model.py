@@ -208,5 +208,5 @@ def test_lane_scripts_do_what_the_model_does(services: Services) -> None:
     with asyncio.Runner() as runner:
         machine = type("Machine", (LaneMachine,), {"services": services, "runner": runner})
         run_state_machine_as_test(
-            machine, settings=settings(max_examples=40, stateful_step_count=40)
+            machine, settings=settings(max_examples=30, stateful_step_count=30)
         )

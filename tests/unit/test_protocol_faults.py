@@ -389,7 +389,7 @@ def least(case: Case) -> Case:
 
 
 @given(st.integers(0, 2**64))
-@settings(max_examples=600, phases=[Phase.explicit, Phase.generate])
+@settings(max_examples=300, phases=[Phase.explicit, Phase.generate])
 def test_whatever_fails_what_was_accepted_comes_to_its_end(seed: int) -> None:
     case = a_case(seed)
     if fails(case):
