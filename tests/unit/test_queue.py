@@ -81,9 +81,7 @@ def test_declaring_does_no_io_and_needs_no_environment(
     assert repr(feeds) == "ForkJoinQueue('feeds', payload=Feed)"
 
 
-def test_starting_connects_before_the_first_item(
-    cloud: Cloud, feeds: ForkJoinQueue[Feed]
-) -> None:
+def test_starting_connects_before_the_first_item(cloud: Cloud, feeds: ForkJoinQueue[Feed]) -> None:
     feeds.start()
     feeds.start()
     assert cloud.connections == 1
