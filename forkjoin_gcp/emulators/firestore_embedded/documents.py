@@ -120,6 +120,9 @@ class Collection:
             return
         else:
             first = since[depth] if len(since) > depth else ""
+            if len(since) > depth + 1:
+                # A place below a document comes after it; this is the next text there is.
+                first += "\0"
         documents = self.documents
         for key in self.keys.since(first):
             yield documents[key]

@@ -1,7 +1,7 @@
 """One port for both protocols: gRPC is handed on, HTTP/1 is answered here.
 
-What a connection begins with tells them apart. Handing on costs the server about 2 % of the time
-of a bulk write.
+What a connection begins with tells them apart. Handing on costs the server about 5 % of the time
+of a bulk write (100 documents of 1 KB a call).
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import contextlib
 import json
 import re
 from collections.abc import Awaitable, Callable
+from urllib.parse import unquote
 
 from .refusals import Refusal
 
@@ -79,7 +80,7 @@ class Front:
     async def _respond(self, method: str, target: str) -> tuple[str, str, bytes]:
         if method in ("GET", "HEAD") and target == "/":
             return "200 OK", "text/plain", b"Ok\n"
-        found = _RESET.fullmatch(_unquote(target))
+        found = _RESET.fullmatch(unquote(target))
         if method == "DELETE" and found:
             try:
                 await self._clear(found[1])
@@ -93,12 +94,6 @@ class Front:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
-
-
-def _unquote(target: str) -> str:
-    from urllib.parse import unquote
-
-    return unquote(target)
 
 
 def _error(code: int, message: str) -> bytes:
