@@ -150,6 +150,7 @@ class InMemory(Generic[P]):
         return self._engine
 
     async def _serve(self, engine: MemoryEngine, seconds: float | None) -> None:
+        engine.callers.opened()
         try:
             await engine.loop.watch(self._drive(engine, seconds))
         finally:

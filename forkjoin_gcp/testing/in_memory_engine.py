@@ -73,11 +73,17 @@ class Record:
 
 
 class CallersThread:
-    """Runs functions for the loop on the thread that serves; on another one where none does."""
+    """Runs functions for the loop on the thread that serves.
+
+    Where none does they wait for the next one, so that nothing is handled outside a run; for a task
+    that is joined by hand they run on a thread of the loop's.
+    """
 
     def __init__(self, loop: InMemoryLoop) -> None:
         self._loop = loop
         self._calls: SimpleQueue[Call | None] | None = None
+        self._opened = asyncio.Event()
+        self.joins = 0
 
     @property
     def is_serving(self) -> bool:
@@ -87,6 +93,8 @@ class CallersThread:
     async def run(self, function: Callable[[Any], Any], argument: Any) -> Any:
         """Call ``function`` there; no virtual time passes meanwhile."""
         context = contextvars.copy_context()
+        while self._calls is None and not self.joins:
+            await self._opened.wait()
         if self._calls is None:
             return await self._loop.run_in_executor(None, context.run, function, argument)
         future: asyncio.Future[Any] = self._loop.create_future()
@@ -99,8 +107,13 @@ class CallersThread:
         self._calls = SimpleQueue()
         return self._calls
 
+    def opened(self) -> None:
+        """Let those on who wait to be served. On the loop's own thread."""
+        self._opened.set()
+
     def close(self) -> None:
         """Nobody serves any more: what still waits to be run fails. On the loop's own thread."""
+        self._opened.clear()
         calls, self._calls = self._calls, None
         with contextlib.suppress(Empty):
             while calls is not None and (call := calls.get_nowait()) is not None:
@@ -156,7 +169,11 @@ class MemoryEngine(_Engine):
 
     async def join(self, task: Task, handler: Handler) -> None:
         _task.set(task)
-        await self.loop.watch(super().join(task, handler))
+        self.callers.joins += 1
+        try:
+            await self.loop.watch(super().join(task, handler))
+        finally:
+            self.callers.joins -= 1
 
     async def deliver(self, task: Task, handler: Handler) -> None:
         """As ``join``, for who lets time pass already."""
