@@ -19,7 +19,7 @@ from typing import Any
 import pytest
 
 from examples.demo.origin import content
-from forkjoin_gcp.emulators import LocalServiceError, firestore, valkey
+from forkjoin_gcp.emulators import LocalServiceError, valkey
 
 ROOT = Path(__file__).parents[2]
 MARK = "DEMO_TEST_MARK"
@@ -30,10 +30,8 @@ pytestmark = pytest.mark.timeout(180)
 
 @pytest.fixture(autouse=True)
 def _needed() -> None:
-    """Skips where Java, the jar or Valkey is missing; under CI=true that is an error."""
+    """Skips where Valkey is missing; under CI=true that is an error."""
     try:
-        firestore.find_java()
-        firestore.find_jar()
         valkey.find_server()
     except LocalServiceError as error:
         if os.environ.get("CI") == "true":
@@ -250,7 +248,9 @@ def test_a_killed_demo_leaves_no_process(start: Start) -> None:
 
 
 @LINUX
-@pytest.mark.parametrize("victim", ["valkey", "CloudFirestore", "functions_framework", "app:app"])
+@pytest.mark.parametrize(
+    "victim", ["valkey", "firestore_embedded", "functions_framework", "app:app"]
+)
 def test_a_process_that_dies_ends_the_demo(start: Start, victim: str) -> None:
     demo = start("--count", "2000")
     demo.wait_for(r"posted [1-9]")
@@ -263,8 +263,10 @@ def test_a_process_that_dies_ends_the_demo(start: Start, victim: str) -> None:
     assert not demo.alive()
 
 
-def test_without_java(start: Start, tmp_path: Path) -> None:
-    demo = start(PATH=str(tmp_path), JAVA_HOME="", FIRESTORE_EMULATOR_HOST="")
+def test_googles_firestore_without_java(start: Start, tmp_path: Path) -> None:
+    demo = start(
+        PATH=str(tmp_path), JAVA_HOME="", FIRESTORE_EMULATOR_HOST="", FORKJOIN_FIRESTORE="google"
+    )
     assert demo.end() == 1
     assert "Error: Java was not found" in demo.said
     assert "Traceback" not in demo.said
