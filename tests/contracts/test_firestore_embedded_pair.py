@@ -77,6 +77,8 @@ class Server:
         )
         self._project = project
         self._times: dict[str, str] = {}
+        # Of transforms: they may be times of commits as well, or not.
+        self._server_times: set[str] = set()
         self._operations = 0
         self._transactions: list[str] = []
         self._tokens: list[str] = []
@@ -128,7 +130,7 @@ class Server:
         for result in answers[0].get("writeResults", ()):
             for value in result.get("transformResults", ()):
                 if "timestampValue" in value:
-                    self._times.setdefault(value["timestampValue"], "a server time")
+                    self._server_times.add(value["timestampValue"])
 
     def _named(self, body: Any) -> Any:
         """With the project's name, and this server's own transactions and page tokens."""
@@ -159,7 +161,7 @@ class Server:
             if key in ("createTime", "updateTime", "commitTime"):
                 plain[key] = self._times.setdefault(value, f"{self._operations}")
             elif key == "timestampValue":
-                plain[key] = self._times.get(value, value)
+                plain[key] = "a server time" if value in self._server_times else value
             elif key == "transaction":
                 self._transactions.append(value)
                 plain[key] = f"{len(self._transactions)}"
