@@ -134,8 +134,8 @@ def test_task_ids_are_unique_and_allowed(
         ChunkTask(one, *span, 1), ChunkTask(other, *span), ChunkTask(one, *another),
     }  # fmt: skip
     by_first = {
-        (t.batch, getattr(t, "first", -1), getattr(t, "generation", -1), getattr(t, "full", 0))
-        for t in tasks
+        tuple(getattr(task, name, -1) for name in ("batch", "first", "stop", "generation", "full"))
+        for task in tasks
     }
     assert len({task.task_id for task in tasks}) == len(by_first)
     for task in tasks:
