@@ -151,14 +151,15 @@ def test_the_foreground_ends_all_with_itself(directory: Path, number: signal.Sig
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGKILL])
-@pytest.mark.parametrize("after", [0.1, 0.5, 1.2])
+@pytest.mark.parametrize("after", [0.1, 0.5])
 def test_a_detached_start_that_is_interrupted_is_taken_back(
     directory: Path, number: signal.Signals, after: float
 ) -> None:
     with foreground(directory, "--detach") as process:
         time.sleep(after)
         process.send_signal(number)
-        process.wait(TIMEOUT)
+        if process.wait(TIMEOUT) == 0:  # a machine so fast that the start was over
+            call("down", directory)
     deadline = time.monotonic() + TIMEOUT
     while record.is_held(directory):
         assert time.monotonic() < deadline, "still running"

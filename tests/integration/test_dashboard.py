@@ -30,6 +30,14 @@ FLAGS = (
 PNG = b"\x89PNG\r\n\x1a\n"
 
 
+@pytest.fixture(scope="module")
+def local_services() -> Iterator[LocalServices]:
+    """Services of this module's own: a page shows the first rows of what there is, and other tests
+    leave theirs behind."""
+    with LocalServices.start() as services:
+        yield services
+
+
 @pytest.fixture
 def dashboard(local_services: LocalServices) -> Iterator[Dashboard]:
     with Dashboard(local_services.environment(), local_services.cloud_tasks_admin) as shown:

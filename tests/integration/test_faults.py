@@ -146,7 +146,7 @@ class Faults:
             (self._forget_the_lane, 0.2, 1.0),
             (self._forget_the_scripts, 0.5, 2.0),
             (self._stall, 0.5, 1.5),
-            (self._kill, 2.0, 4.0),
+            (self._kill, 0.7, 2.5),
         ):
             self._plan(began, self._again(act, low, high))
 
@@ -196,9 +196,9 @@ class Faults:
             self._plan(time.monotonic() + seconds, lambda: slot.send(signal.SIGCONT))
 
     def _kill(self) -> None:
-        slot = self._random.choice(self._slots)
-        if slot.works():
-            slot.send(signal.SIGKILL)
+        working = [slot for slot in self._slots if slot.works()]
+        if working:
+            self._random.choice(working).send(signal.SIGKILL)
             self.done["killed"] += 1
 
 

@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+from importlib.metadata import entry_points
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
@@ -24,7 +25,10 @@ def run_pytest(folder: Path, files: dict[str, str], *arguments: str) -> str:
     for name, text in files.items():
         (folder / name).write_text(text)
     (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n    ignore:.*google.*\n")
-    plugins = ("-p", "no:cacheprovider", "-p", "forkjoin_gcp.testing.plugin")
+    # Where the package is installed, its entry point has registered the plugin already.
+    installed = entry_points(group="pytest11", name="forkjoin_gcp")
+    plugins = ["-p", "no:cacheprovider"]
+    plugins += [] if installed else ["-p", "forkjoin_gcp.testing.plugin"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", *plugins, *arguments],
         cwd=folder,
