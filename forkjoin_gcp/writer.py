@@ -35,7 +35,7 @@ GROUP_INTERVAL = 0.015
 """Seconds. Where several callers wait, groups of a lane start no closer than this, unless callers
 have gone quiet: more items share each round trip and each document. A lone caller never waits."""
 
-GROUP_QUIET = 0.001
+GROUP_QUIET = 0.003
 """Seconds without a new item after which a group starts before GROUP_INTERVAL is over: callers that
 wait for their answers before they enqueue again have all come back by then."""
 
