@@ -74,12 +74,22 @@ class BatchItem(Item[P]):
 
 
 class Run:
-    """The items of one request on their way through a handler."""
+    """The items of one request on their way through a handler.
 
-    def __init__(self, items: Sequence[Item[Any]]) -> None:
+    What a handler raises fails its item; so does what is no Exception, unless it ``escapes``.
+    """
+
+    def __init__(self, items: Sequence[Item[Any]], *, escapes: bool = False) -> None:
         self.items = items
+        self.escapes = escapes
         self.outcomes: list[Outcome | None] = [None] * len(items)
         self.started = [False] * len(items)
+
+    def ends_with(self, error: BaseException) -> bool:
+        """Whether ``error`` is no item's failure but the end of the run."""
+        if isinstance(error, GeneratorExit):  # the coroutine is being closed
+            return True
+        return self.escapes and not isinstance(error, Exception | SystemExit)
 
     def results(self) -> list[Outcome]:
         """Outcomes as they stand: what was begun and has none is out of time."""
@@ -138,11 +148,12 @@ class ItemHandler(Generic[P]):
             try:
                 await call(run.items[number])
             except asyncio.CancelledError as error:
-                task = asyncio.current_task()
-                if task is None or task.cancelling():
+                if _is_cancelled():
                     raise
                 run.outcomes[number] = outcome_of(error)
-            except (Exception, SystemExit) as error:
+            except BaseException as error:
+                if run.ends_with(error):
+                    raise
                 run.outcomes[number] = outcome_of(error)
                 _log(run.items[number].id, error)
             else:
@@ -174,10 +185,14 @@ class BatchHandler(Generic[P]):
                     await _in_threads(pool, self.function)(items)
                 finally:
                     pool.shutdown(wait=False)
-        except asyncio.CancelledError:
-            run.outcomes[:] = [verdicts.get(item.id) for item in items]
-            raise
-        except (Exception, SystemExit) as error:
+        except asyncio.CancelledError as error:
+            if _is_cancelled():
+                run.outcomes[:] = [verdicts.get(item.id) for item in items]
+                raise
+            otherwise = outcome_of(error)
+        except BaseException as error:
+            if run.ends_with(error):
+                raise
             otherwise = outcome_of(error)
             _log(f"a batch of {len(items)}", error)
         run.outcomes[:] = [verdicts.get(item.id, otherwise) for item in items]
@@ -187,6 +202,12 @@ async def _side_by_side(width: int, work: Callable[[], Coroutine[Any, Any, None]
     async with asyncio.TaskGroup() as group:
         for _ in range(width):
             group.create_task(work())
+
+
+def _is_cancelled() -> bool:
+    """Whether the run itself is being cancelled, or only something that a handler waited for."""
+    task = asyncio.current_task()
+    return task is None or task.cancelling() > 0
 
 
 def _in_threads(pool: ThreadPoolExecutor, function: Callable[[Any], Any]) -> Any:

@@ -235,7 +235,7 @@ class _Runner(ThreadedRunner):
     async def run(self, items: Sequence[Item[Any]], elapsed: float) -> list[Outcome]:
         margin = min(30.0, self._deadline / 10)
         left = max(0.0, self._deadline - elapsed - margin)
-        run = Run(items)
+        run = Run(items, escapes=True)  # pytest.fail, Ctrl-C
         self._engine.record.begin(_task.get(), items)
         with self._engine.loop.deadline(left):
             handling = asyncio.ensure_future(self._bounded(run, left, margin))

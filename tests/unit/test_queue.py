@@ -315,17 +315,44 @@ def test_a_handler_that_blocks_its_loop_does_not_delay_enqueue(
     joining.join()
 
 
-def test_a_handler_that_exits_fails_its_item_alone(
-    cloud: Cloud, feeds: ForkJoinQueue[Feed]
-) -> None:
-    @feeds.handler
-    async def leave(item: Item[Feed]) -> None:
-        if item.payload.url == "1":
-            raise SystemExit(3)
+class NotAnExceptionError(BaseException):
+    """What some libraries raise to get past ``except Exception``."""
 
+
+@pytest.mark.parametrize("is_async", [True, False])
+@pytest.mark.parametrize(
+    "error", [SystemExit(3), KeyboardInterrupt(), NotAnExceptionError(), asyncio.CancelledError()]
+)
+def test_whatever_a_handler_raises_fails_its_item_alone(
+    cloud: Cloud, feeds: ForkJoinQueue[Feed], error: BaseException, is_async: bool
+) -> None:
+    def leave(item: Item[Feed]) -> None:
+        if item.payload.url == "1":
+            raise error
+
+    async def aleave(item: Item[Feed]) -> None:
+        leave(item)
+
+    feeds.handler(aleave if is_async else leave)
     feeds.enqueue_many([Feed(url=str(n)) for n in range(3)])
     feeds.join(parse_task(cloud.scheduler.created[0].body))
     assert feeds.counters["items_handled"] == 2
+    assert feeds.counters["items_left"] == 1
+
+
+@pytest.mark.parametrize("error", [NotAnExceptionError(), asyncio.CancelledError()])
+def test_whatever_a_batch_handler_raises_fails_what_it_had_not_decided(
+    cloud: Cloud, feeds: ForkJoinQueue[Feed], error: BaseException
+) -> None:
+    @feeds.batch_handler
+    async def leave(items: list[BatchItem[Feed]]) -> None:
+        items[0].reject("never")
+        raise error
+
+    feeds.enqueue_many([Feed(url=str(n)) for n in range(3)])
+    feeds.join(parse_task(cloud.scheduler.created[0].body))
+    assert feeds.counters["items_dead"] == 1
+    assert feeds.counters["items_left"] == 2
 
 
 def test_dead_letters_are_shown(cloud: Cloud) -> None:
