@@ -13,7 +13,7 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 
 from forkjoin_gcp.config import QueueConfig, Services, Settings
-from forkjoin_gcp.errors import ConfigurationError, HandlerError, PayloadError, QueueClosed
+from forkjoin_gcp.errors import ConfigurationError, HandlerError, QueueClosed
 from forkjoin_gcp.handlers import BatchHandler, BatchItem, Handler, ItemHandler
 from forkjoin_gcp.items import DeadLetter, Item, PayloadCodec
 from forkjoin_gcp.names import Lane
@@ -135,12 +135,12 @@ class ForkJoinQueue(Generic[P]):
         Raises PayloadError, naming the first bad one, before any is reserved, and for an empty
         list. After a ServiceError some of the items may have been accepted.
         """
-        encoded = self._encode_all(payloads)
+        encoded = self._codec.encode_all(payloads)
         return self._started().inbox.hand_in(encoded).result()
 
     async def aenqueue_many(self, payloads: Iterable[P]) -> list[str]:
         """As ``enqueue_many``, from any event loop."""
-        encoded = self._encode_all(payloads)
+        encoded = self._codec.encode_all(payloads)
         return await (await self._astarted()).inbox.hand_in_from_loop(encoded)
 
     @overload
@@ -227,17 +227,6 @@ class ForkJoinQueue(Generic[P]):
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _encode_all(self, payloads: Iterable[P]) -> list[str]:
-        encoded = []
-        for number, payload in enumerate(payloads):
-            try:
-                encoded.append(self._codec.encode(payload))
-            except PayloadError as error:
-                raise type(error)(f"item {number}: {error}") from None
-        if not encoded:
-            raise PayloadError("enqueue_many was given no items")
-        return encoded
 
     def _set_handler(self, handler: Handler) -> None:
         if self._handler is not None:

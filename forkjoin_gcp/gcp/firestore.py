@@ -5,13 +5,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable, Sequence
+from functools import partial
 from typing import Any, cast
 
 from google.cloud.firestore_v1 import types
 
 from forkjoin_gcp.config import Services
 from forkjoin_gcp.errors import SegmentConflict, StoreRefused, StoreUnavailable
-from forkjoin_gcp.gcp.firestore_client import ALREADY_EXISTS, FirestoreCalls, UnmetError
+from forkjoin_gcp.gcp.firestore_client import (
+    ALREADY_EXISTS,
+    DELETION_BYTES,
+    Fill,
+    FirestoreCalls,
+    UnmetError,
+)
 from forkjoin_gcp.gcp.firestore_documents import (
     DEAD_LETTERS,
     SEGMENTS,
@@ -24,6 +31,7 @@ from forkjoin_gcp.gcp.firestore_documents import (
     read_dead_letter,
     read_segment,
     revision_of,
+    segment_bytes,
 )
 from forkjoin_gcp.items import DeadLetter, Segment
 from forkjoin_gcp.names import MAX_POSITIONS, Batch, Lane, segment_id
@@ -62,11 +70,12 @@ class FirestoreStore:
         self._commits = asyncio.Semaphore(COMMITS_AT_ONCE)
 
     async def create(self, batch: Batch, segments: Sequence[Segment]) -> list[Exception | None]:
-        writes = [self._creation(batch, segment) for segment in segments]
-        if len(writes) == 1:
-            answers = [await self._calls.create(writes[0])]
+        fills = [partial(self._create, batch, segment) for segment in segments]
+        if len(fills) == 1:
+            answers = [await self._calls.create(_made(fills[0]))]
         else:
-            answers = await self._calls.batch_write(writes)
+            sizes = map(segment_bytes, segments)
+            answers = await self._calls.batch_write(zip(fills, sizes, strict=True))
         there = [
             segment
             for segment, answer in zip(segments, answers, strict=True)
@@ -93,7 +102,8 @@ class FirestoreStore:
         for segment in segments:
             document = documents.get(self._name(batch, segment.first))
             if document is not None and nonce_of(document) == segment.nonce:
-                deletions.append(self._deletion(document.name, revision_of(document)))
+                fill = partial(_delete, document.name, revision_of(document))
+                deletions.append((fill, DELETION_BYTES))
         for answer in await self._calls.batch_write(deletions):
             # An unmet precondition: it has gone, or is somebody's business by now.
             if answer is not None and not isinstance(answer, UnmetError):
@@ -104,8 +114,8 @@ class FirestoreStore:
     ) -> bool:
         source = self._name(batch, found.first)
         revision = cast(Revision, found.revision)
-        writes = [self._deletion(source, revision)]
-        writes += [self._creation(target, piece) for piece in pieces]
+        writes = [_made(partial(_delete, source, revision))]
+        writes += [_made(partial(self._create, target, piece)) for piece in pieces]
         try:
             return await self._calls.commit(writes)
         except UnmetError as error:
@@ -143,25 +153,25 @@ class FirestoreStore:
 
     async def settle(self, batch: Batch, changes: Sequence[Change]) -> list[bool]:
         answers: list[Exception | None] = [None] * len(changes)
-        writes = [self._settlement(batch, change) for change in changes]
+        fills = [partial(self._settle, batch, change) for change in changes]
         alone = [n for n, change in enumerate(changes) if not change.dead]
         buried = [n for n, change in enumerate(changes) if change.dead]
         together, commits = await asyncio.gather(
-            self._calls.batch_write([writes[n] for n in alone]),
-            asyncio.gather(*(self._bury(batch, writes[n], changes[n].dead) for n in buried)),
+            self._calls.batch_write([(fills[n], _size(changes[n])) for n in alone]),
+            asyncio.gather(*(self._bury(batch, fills[n], changes[n].dead) for n in buried)),
         )
         for n, answer in zip([*alone, *buried], [*together, *commits], strict=True):
             answers[n] = answer
         unmet = [n for n, answer in enumerate(answers) if isinstance(answer, UnmetError)]
-        stands = await self._stands(batch, [(changes[n], writes[n]) for n in unmet])
+        stands = await self._stands(batch, [(changes[n], fills[n]) for n in unmet])
         for answer in answers:
             if answer is not None and not isinstance(answer, UnmetError):
                 raise answer
         done = dict(zip(unmet, stands, strict=True))
         return [done.get(n, True) for n in range(len(changes))]
 
-    async def _bury(self, batch: Batch, write: Any, dead: Sequence[DeadLetter]) -> Exception | None:
-        writes = [write]
+    async def _bury(self, batch: Batch, fill: Fill, dead: Sequence[DeadLetter]) -> Exception | None:
+        writes = [_made(fill)]
         for letter in dead:
             # A plain set: one that is there, after a lost answer, is the same.
             grave = _Write()
@@ -175,7 +185,7 @@ class FirestoreStore:
             return error
         return None
 
-    async def _stands(self, batch: Batch, lost: Sequence[tuple[Change, Any]]) -> list[bool]:
+    async def _stands(self, batch: Batch, lost: Sequence[tuple[Change, Fill]]) -> list[bool]:
         """Whether changes whose precondition was not met were made before, by a lost answer's try.
 
         A rewritten segment is compared with what was to be written, and a deletion with dead
@@ -193,7 +203,7 @@ class FirestoreStore:
         there = await self._calls.get(names)
         buried = await self._calls.get(sorted(graves), "dead_at") if graves else {}
         stands = []
-        for name, (change, write) in zip(names, lost, strict=True):
+        for name, (change, fill) in zip(names, lost, strict=True):
             document = there.get(name)
             if change.left is None:
                 letters = [self._grave(batch.lane, letter.id) for letter in change.dead]
@@ -204,7 +214,7 @@ class FirestoreStore:
             else:
                 document.ClearField("create_time")
                 document.ClearField("update_time")
-                stands.append(document == write.update)
+                stands.append(document == _made(fill).update)
         return stands
 
     async def dead_letters(self, lane: Lane, limit: int) -> list[DeadLetter]:
@@ -223,28 +233,20 @@ class FirestoreStore:
     def _grave(self, lane: Lane, item_id: str) -> str:
         return self._calls.name(f"{lane.root_path}/{DEAD_LETTERS}/{item_id}")
 
-    def _creation(self, batch: Batch, segment: Segment) -> Any:
-        write = _Write()
+    def _create(self, batch: Batch, segment: Segment, write: Any) -> None:
         write.update.name = self._name(batch, segment.first)
         write.current_document.exists = False
         fill_segment(write.update, segment, batch)
-        return write
 
-    def _deletion(self, name: str, revision: Revision) -> Any:
-        write = _Write(delete=name)
-        _expect(write, revision)
-        return write
-
-    def _settlement(self, batch: Batch, change: Change) -> Any:
+    def _settle(self, batch: Batch, change: Change, write: Any) -> None:
         name = self._name(batch, change.found.first)
         revision = cast(Revision, change.found.revision)
         if change.left is None:
-            return self._deletion(name, revision)
-        write = _Write()
+            _delete(name, revision, write)
+            return
         write.update.name = name
         _expect(write, revision)
         fill_segment(write.update, change.left, batch)
-        return write
 
     def _query(self, parent: str, collection: str) -> Any:
         request = _RunQueryRequest(parent=self._calls.name(parent))
@@ -268,6 +270,21 @@ class FirestoreStore:
         return SegmentConflict(
             f"another writer's segment stands at {self._name(batch, segment.first)}"
         )
+
+
+def _size(change: Change) -> int:
+    return segment_bytes(change.left) if change.left else DELETION_BYTES
+
+
+def _made(fill: Fill) -> Any:
+    write = _Write()
+    fill(write)
+    return write
+
+
+def _delete(name: str, revision: Revision, write: Any) -> None:
+    write.delete = name
+    _expect(write, revision)
 
 
 def _expect(write: Any, revision: Revision) -> None:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import google.auth
@@ -49,6 +49,11 @@ _CommitRequest: Any = types.CommitRequest.pb()
 _GetRequest: Any = types.BatchGetDocumentsRequest.pb()
 
 T = TypeVar("T")
+Fill = Callable[[Any], None]
+"""Sets the fields of a raw Write that is empty."""
+
+DELETION_BYTES = 2_000
+"""More than a deletion takes: a document's name and a precondition."""
 
 
 class UnmetError(Exception):
@@ -90,18 +95,46 @@ class FirestoreCalls:
         """The full resource name of a document."""
         return f"{self.database}/documents/{path}"
 
-    async def batch_write(self, writes: Sequence[Any]) -> list[Exception | None]:
-        """Apply each raw Write on its own; for each None, or UnmetError, or why not."""
-        parts = _split(writes)
-        answers = await asyncio.gather(*(self._write_part(part) for part in parts))
+    async def batch_write(self, writes: Iterable[tuple[Fill, int]]) -> list[Exception | None]:
+        """Apply raw Writes, each on its own; for each None, or UnmetError, or why not.
+
+        A write is given as the function that fills it and the bytes it has at most. It is made in
+        the request it is sent with: to copy it there would cost as much as to make it, and so
+        would asking for its size. While one request is on its way the next is made.
+        """
+        parts: list[asyncio.Task[list[Exception | None]]] = []
+        try:
+            for request in self._requests(writes):
+                parts.append(asyncio.ensure_future(self._write_part(request)))
+                await asyncio.sleep(0)
+            answers = await asyncio.gather(*parts)
+        finally:
+            for part in parts:
+                part.cancel()
         return [answer for part in answers for answer in part]
 
-    async def _write_part(self, writes: Sequence[Any]) -> list[Exception | None]:
+    def _requests(self, writes: Iterable[tuple[Fill, int]]) -> Iterator[Any]:
+        """Raw requests of an acceptable size."""
+        request, room = _BatchWriteRequest(database=self.database), MAX_REQUEST_BYTES
+        for fill, size in writes:
+            if request.writes and (size > room or len(request.writes) == MAX_WRITES):
+                yield request
+                request, room = _BatchWriteRequest(database=self.database), MAX_REQUEST_BYTES
+            fill(request.writes.add())
+            room -= size
+        if request.writes:
+            yield request
+
+    async def _write_part(self, request: Any) -> list[Exception | None]:
+        writes = request.writes
         answers: dict[int, Exception | None] = {}
 
         async def call(client: Any, seconds: float) -> None:
             left = [n for n in range(len(writes)) if n not in answers]
-            statuses = await self._write_once(client, [writes[n] for n in left], seconds)
+            again = request
+            if answers:
+                again = _BatchWriteRequest(database=self.database, writes=[writes[n] for n in left])
+            statuses = await self._write_once(client, again, seconds)
             passing = ""
             for n, status in zip(left, statuses, strict=True):
                 if status.code in PASSING:
@@ -122,14 +155,17 @@ class FirestoreCalls:
         left = [n for n in range(len(writes)) if n not in answers]
         if len(left) > 1 and isinstance(failure.__cause__, google_errors.InvalidArgument):
             # One write that is not acceptable must not take the others with it.
-            alone = await asyncio.gather(*(self._write_part([writes[n]]) for n in left))
-            answers.update((n, answer[0]) for n, answer in zip(left, alone, strict=True))
+            alone = await asyncio.gather(*(self._write_alone(writes[n]) for n in left))
+            answers.update(zip(left, alone, strict=True))
         return [answers.get(n, failure) for n in range(len(writes))]
 
-    async def _write_once(self, client: Any, writes: Sequence[Any], seconds: float) -> Any:
+    async def _write_alone(self, write: Any) -> Exception | None:
+        request = _BatchWriteRequest(database=self.database, writes=[write])
+        return (await self._write_part(request))[0]
+
+    async def _write_once(self, client: Any, request: Any, seconds: float) -> Any:
         """The writes' raw Statuses."""
         self._counters["firestore.batch_write"] += 1
-        request = _BatchWriteRequest(database=self.database, writes=writes)
         response = await client.batch_write(
             types.BatchWriteRequest.wrap(request),
             retry=None,
@@ -137,7 +173,7 @@ class FirestoreCalls:
             metadata=self._metadata,
         )
         statuses = types.BatchWriteResponse.pb(response).status
-        done = zip(writes, statuses, strict=True)
+        done = zip(request.writes, statuses, strict=True)
         self._count([write for write, status in done if not status.code])
         return statuses
 
@@ -322,20 +358,6 @@ class FirestoreCalls:
         for write in writes:
             kind = "deleted" if write.delete else "written"
             self._counters[f"firestore.documents_{kind}"] += 1
-
-
-def _split(writes: Sequence[Any]) -> list[list[Any]]:
-    """Cut into requests of an acceptable size."""
-    parts: list[list[Any]] = []
-    size = 0
-    for write in writes:
-        more = write.ByteSize() + 8
-        if not parts or size + more > MAX_REQUEST_BYTES or len(parts[-1]) == MAX_WRITES:
-            parts.append([])
-            size = 0
-        parts[-1].append(write)
-        size += more
-    return parts
 
 
 def _text(error: Exception) -> str:

@@ -9,6 +9,7 @@ import socket
 import uuid
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import grpc.aio
@@ -19,6 +20,7 @@ from forkjoin_gcp import Services, StoreRefused, StoreUnavailable
 from forkjoin_gcp.config import LOCAL_HINT
 from forkjoin_gcp.errors import ConfigurationError
 from forkjoin_gcp.gcp.firestore import FirestoreStore
+from forkjoin_gcp.gcp.firestore_documents import fill_segment
 from forkjoin_gcp.gcp.instance import open_client
 from forkjoin_gcp.gcp.memorystore_store import MemorystoreStore
 from forkjoin_gcp.items import DeadLetter, Segment, move_segment
@@ -369,7 +371,9 @@ def test_firestore_without_credentials_says_so(monkeypatch: pytest.MonkeyPatch) 
 async def spoil_firestore(store: Any, batch: Batch) -> None:
     """Segment 0 has a payload that is no text, 10 has no payloads, and one has no position."""
     write = types.Write.pb()
-    spoilt = write(update=store._creation(batch, some_segments(batch, 10)[0]).update)
+    spoilt = write()
+    fill_segment(spoilt.update, some_segments(batch, 10)[0], batch)
+    spoilt.update.name = store._name(batch, 0)
     spoilt.update.fields["payloads"].array_value.values[4].integer_value = 17
     empty = write()
     empty.update.name = store._name(batch, 10)
@@ -377,7 +381,12 @@ async def spoil_firestore(store: Any, batch: Batch) -> None:
     foreign = write()
     foreign.update.name = store._name(batch, "00000015x")
     foreign.update.fields["note"].string_value = "by hand"
-    assert await store._calls.batch_write([spoilt, empty, foreign]) == [None] * 3
+    fills = [(partial(copy_write, made), 10_000) for made in (spoilt, empty, foreign)]
+    assert await store._calls.batch_write(fills) == [None] * 3
+
+
+def copy_write(made: Any, write: Any) -> None:
+    write.CopyFrom(made)
 
 
 async def spoil_valkey(store: Any, batch: Batch) -> None:

@@ -2,12 +2,12 @@ from __future__ import annotations
 
 import dataclasses
 from datetime import UTC, datetime
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, ConfigDict, Field, PlainSerializer, TypeAdapter
 from typing_extensions import TypedDict  # pydantic asks for it before Python 3.12
 
 from forkjoin_gcp.config import MAX_PAYLOAD_BYTES
@@ -18,6 +18,7 @@ from forkjoin_gcp.items import (
     Segment,
     build_segments,
     move_segment,
+    survives_json,
 )
 from forkjoin_gcp.names import Batch, Lane, chunk_bounds
 
@@ -96,6 +97,92 @@ def test_refusals_do_not_show_the_payload() -> None:
     with pytest.raises(InvalidPayload) as caught:
         PayloadCodec(Feed).encode({"url": ["secret-text"]})  # type: ignore[arg-type]
     assert "secret-text" not in str(caught.value)
+
+
+class Bounded(TypedDict):
+    name: Annotated[str, Field(max_length=3)]
+
+
+class Shouting(TypedDict):
+    name: Annotated[str, PlainSerializer(str.upper)]
+
+
+class Wide(TypedDict):
+    __pydantic_config__ = ConfigDict(extra="allow")  # type: ignore[misc]
+    name: str
+
+
+class Nested(TypedDict):
+    ids: list[int]
+    of: dict[str, bool | None]
+    options: Options
+
+
+@pytest.mark.parametrize("kind", [str, int, list[str], dict[str, int], Options, Nested])
+def test_plain_types_are_known_to_come_back(kind: Any) -> None:
+    assert survives_json(TypeAdapter(kind).core_schema)
+
+
+@pytest.mark.parametrize(
+    "kind",
+    [Feed, Point, Bounded, Shouting, Wide, float, bytes, dict[int, str], dict[str, Any], list, Any],
+)
+def test_all_others_are_read_back_before_they_are_accepted(kind: Any) -> None:
+    assert not survives_json(TypeAdapter(kind).core_schema)
+
+
+ODD = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.floats() | st.text() | st.binary(max_size=9)
+    | st.just("\ud800"),
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=3), inner),
+    max_leaves=6,
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [str, int, list[str], dict[str, int | None], Options, Nested])
+@given(payload=ODD)
+def test_what_a_plain_type_accepts_comes_back(kind: Any, payload: Any) -> None:
+    codec: PayloadCodec[Any] = PayloadCodec(kind)
+    try:
+        encoded = codec.encode(payload)
+    except InvalidPayload:
+        return
+    codec.decode(encoded)
+
+
+@pytest.mark.parametrize("kind", [Options, Feed])
+def test_many_are_encoded_as_each_is_alone(kind: Any) -> None:
+    codec: PayloadCodec[Any] = PayloadCodec(kind)
+    given = [Feed(url=f"http://a/{n}") if kind is Feed else {"deep": n < 2} for n in range(5)]
+    assert codec.encode_all(iter(given)) == [codec.encode(each) for each in given]
+
+
+@pytest.mark.parametrize("kind", [Nested, Options, Feed])
+def test_the_first_bad_one_of_many_is_named(kind: Any) -> None:
+    codec: PayloadCodec[Any] = PayloadCodec(kind)
+    good: Any = {Feed: Feed(url=""), Options: {}, Nested: {"ids": [], "of": {}, "options": {}}}
+    with pytest.raises(InvalidPayload, match="item 2: payload is not a valid"):
+        codec.encode_all([good[kind], good[kind], 3, 4])
+
+
+def test_an_integer_too_long_to_be_read_is_refused() -> None:
+    with pytest.raises(InvalidPayload):
+        PayloadCodec(int).encode(10**4999)
+
+
+def test_one_of_many_that_is_too_large_is_named() -> None:
+    codec: PayloadCodec[str] = PayloadCodec(str)
+    with pytest.raises(PayloadTooLarge, match="item 1: payload is 900,001 bytes"):
+        codec.encode_all(["x", "x" * 899_999])
+
+
+def test_a_model_that_was_spoilt_after_it_was_checked_is_refused() -> None:
+    spoilt = Feed(url="http://a")
+    spoilt.url = 17  # type: ignore[assignment]
+    with pytest.raises(InvalidPayload, match="url: Input should be a valid string"):
+        PayloadCodec(Feed).encode(spoilt)
+    with pytest.raises(InvalidPayload, match="url: Field required"):
+        PayloadCodec(Feed).encode(Feed.model_construct())
 
 
 def test_too_large_names_size_and_limit() -> None:
