@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import fcntl
 import sys
@@ -85,7 +84,7 @@ def _run(console: Console, stack: Stack, lines: list[Line]) -> Run:
     to_post = [line for line in lines if not line.defect]
     console.print(f"Posting {len(to_post):,} URLs, one a request, to http://{stack.service}/urls")
     with RunProgress(console, len(to_post)) as progress:
-        return asyncio.run(run(stack, to_post, progress))
+        return interrupts.run(lambda: run(stack, to_post, progress))
 
 
 def _report(console: Console, lines: list[Line], done: Run, output: Path) -> bool:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import signal
-from collections.abc import Iterator
+from collections.abc import Callable, Coroutine, Iterator
 from types import FrameType
+from typing import Any, TypeVar
+
+T = TypeVar("T")
 
 SIGNALS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 STATUS = 128 + signal.SIGINT
@@ -29,16 +33,55 @@ def ignore() -> None:
 
 
 @contextlib.contextmanager
-def held() -> Iterator[None]:
-    """Let the block come to its end; then raise KeyboardInterrupt if a signal came meanwhile."""
+def held(answer: Callable[[], None] = lambda: None) -> Iterator[None]:
+    """Let the block come to its end, and call ``answer`` for each signal meanwhile; then raise
+    KeyboardInterrupt if there was one."""
     came: list[int] = []
-    before = signal.signal(signal.SIGINT, lambda number, _frame: came.append(number))
+
+    def note(number: int, _frame: FrameType | None) -> None:
+        came.append(number)
+        answer()
+
+    before = signal.signal(signal.SIGINT, note)
     try:
         yield
+    except BaseException:
+        if not came:
+            raise
     finally:
         signal.signal(signal.SIGINT, before)
     if came:
         raise KeyboardInterrupt
+
+
+def run(main: Callable[[], Coroutine[Any, Any, T]]) -> T:
+    """What the coroutine that ``main`` makes returns. A signal cancels it, and raises
+    KeyboardInterrupt once it has ended.
+
+    asyncio.run alone answers signals by the same, but only from its first step to its last: one
+    that comes while the loop is made or closed would leave a coroutine that was never awaited.
+    """
+    task: asyncio.Task[Any] | None = None
+    interrupted = False
+
+    def cancel() -> None:
+        nonlocal interrupted
+        interrupted = True
+        if task is not None and not task.done():
+            task.get_loop().call_soon_threadsafe(task.cancel)
+
+    async def cancellable() -> T:
+        nonlocal task
+        task = asyncio.current_task()
+        if interrupted:
+            raise asyncio.CancelledError
+        return await main()
+
+    with held(cancel):
+        try:
+            return asyncio.run(cancellable())
+        finally:
+            task = None  # and with it the loop, whose destructor would swallow a signal
 
 
 def _pass_on(_number: int, _frame: FrameType | None) -> None:

@@ -41,7 +41,9 @@ def wait_until(true: Callable[[], bool], seconds: float = 30) -> None:
 def serving(app: flask.Flask) -> Iterator[int]:
     """Serve ``app`` on 127.0.0.1 from threads of this process; gives the port."""
     server = make_server("127.0.0.1", 0, app, threaded=True)
-    thread = threading.Thread(target=server.serve_forever, name="forkjoin-serving")
+    # How soon it sees that it is to end; half a second unless given.
+    looks = {"poll_interval": LOOK_SECONDS}
+    thread = threading.Thread(target=server.serve_forever, kwargs=looks, name="forkjoin-serving")
     thread.start()
     try:
         yield server.port

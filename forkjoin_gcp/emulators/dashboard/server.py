@@ -18,6 +18,8 @@ if TYPE_CHECKING:
 _POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 )
+_POLL_SECONDS = 0.05
+"""How soon it sees that it is to end."""
 
 
 class Dashboard:
@@ -63,7 +65,10 @@ class Dashboard:
                 f"The dashboard cannot listen on {LOOPBACK}:{self._port}: {error.strerror}."
             ) from error
         self._thread = threading.Thread(
-            target=self._server.serve_forever, name="dashboard", daemon=True
+            target=self._server.serve_forever,
+            kwargs={"poll_interval": _POLL_SECONDS},
+            name="dashboard",
+            daemon=True,
         )
         self._thread.start()
         return self
