@@ -6,9 +6,9 @@ parallel. Nothing accepted is lost.
 
 from __future__ import annotations
 
+import importlib
 from typing import TYPE_CHECKING, Any
 
-from forkjoin_gcp.config import QueueConfig, Services
 from forkjoin_gcp.errors import (
     ConfigurationError,
     ForkJoinError,
@@ -27,12 +27,13 @@ from forkjoin_gcp.errors import (
     StoreUnavailable,
     TaskQueueNotFound,
 )
-from forkjoin_gcp.handlers import BatchItem
-from forkjoin_gcp.items import DeadLetter, Item
-from forkjoin_gcp.queue import ForkJoinQueue
 
 if TYPE_CHECKING:
+    from forkjoin_gcp.config import QueueConfig, Services
     from forkjoin_gcp.endpoint import join_blueprint, join_function
+    from forkjoin_gcp.handlers import BatchItem
+    from forkjoin_gcp.items import DeadLetter, Item
+    from forkjoin_gcp.queue import ForkJoinQueue
 
 __all__ = [
     "BatchItem",
@@ -62,10 +63,22 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
-    """The endpoint's names load a web framework: only who joins pays for it."""
-    if name in ("join_blueprint", "join_function"):
-        from forkjoin_gcp import endpoint
+_LOADED_WHEN_ASKED_FOR = {
+    "BatchItem": "handlers",
+    "DeadLetter": "items",
+    "ForkJoinQueue": "queue",
+    "Item": "items",
+    "QueueConfig": "config",
+    "Services": "config",
+    "join_blueprint": "endpoint",
+    "join_function": "endpoint",
+}
+"""Names and their modules: those of the endpoint load a web framework, the others pydantic, which
+the local services and the command line do without."""
 
-        return getattr(endpoint, name)
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+def __getattr__(name: str) -> Any:
+    module = _LOADED_WHEN_ASKED_FOR.get(name)
+    if module is None:
+        raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return getattr(importlib.import_module(f"{__name__}.{module}"), name)

@@ -75,11 +75,20 @@ def test_the_protocol_reads_no_clock_but_its_port() -> None:
         assert not used & {"time.time", "time.sleep", "time.monotonic", "datetime.now"}, name
 
 
-def test_declaring_a_queue_loads_no_client_library() -> None:
-    """What every process pays at its start, whatever it does with the queue."""
-    code = (
-        "import sys; from forkjoin_gcp import ForkJoinQueue; ForkJoinQueue('feeds'); "
-        "print([n for n in ('google.api_core', 'grpc', 'redis', 'flask') if n in sys.modules])"
-    )
+@pytest.mark.parametrize(
+    ("code", "unwanted"),
+    [
+        (
+            "from forkjoin_gcp import ForkJoinQueue; ForkJoinQueue('feeds')",
+            ("google.api_core", "grpc", "redis", "flask"),
+        ),
+        ("import forkjoin_gcp.cli", ("pydantic", "google.api_core", "grpc", "redis", "flask")),
+        ("import forkjoin_gcp.emulators.firestore_embedded", ("pydantic", "redis", "flask")),
+        ("import forkjoin_gcp.emulators.cloud_tasks", ("pydantic", "redis", "flask")),
+    ],
+)
+def test_a_start_loads_nothing_that_it_does_not_need(code: str, unwanted: tuple[str, ...]) -> None:
+    """What every process pays, whatever it does: one that declares a queue, a local service."""
+    code += f"; import sys; print([name for name in {unwanted} if name in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
