@@ -7,7 +7,7 @@ contract suites in forkjoin_gcp.testing check on every implementation.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 from enum import Enum
 from typing import Protocol
@@ -119,6 +119,49 @@ class Change:
     dead: tuple[DeadLetter, ...] = ()
 
 
+END = "g"
+"""Comes after every batch key: these begin with a hexadecimal digit."""
+
+
+@dataclass(frozen=True, slots=True)
+class KeyRange:
+    """Stored segments of one queue and version, of all its lanes.
+
+    They begin at position ``first`` of the batch whose key is ``start``, or after it, and end
+    before the batch key ``stop``. The first digits of a key will do as one: they are ordered as
+    text. ``END`` comes after every batch key.
+    """
+
+    queue: str
+    version: str
+    start: str = "0"
+    first: int = 0
+    stop: str = END
+
+
+@dataclass(frozen=True, slots=True)
+class Scanned:
+    """A stored segment as a scan sees it, without its payloads. Times are Unix times in seconds.
+
+    ``count`` of its items are still to be handled. ``updated_at`` is when it was last written, by
+    the store's clock. ``due`` is when the first of its items may be tried: 0 is now.
+    """
+
+    batch: Batch
+    first: int
+    count: int
+    updated_at: float
+    due: float
+
+
+@dataclass(frozen=True, slots=True)
+class Buried:
+    """A stored dead letter, and the revision that what becomes of it must still meet."""
+
+    letter: DeadLetter
+    revision: object
+
+
 class WorkStore(Protocol):
     """Keeps segments and dead letters. Every method may be repeated with the same result.
 
@@ -155,6 +198,35 @@ class WorkStore(Protocol):
 
     async def dead_letters(self, lane: Lane, limit: int) -> list[DeadLetter]:
         """Up to ``limit`` dead letters of the lane's queue and version, in id order."""
+
+    async def versions(self) -> list[tuple[str, str]]:
+        """Each queue and version of which segments are stored, ascending."""
+
+    def scan(self, wanted: KeyRange, page: int) -> AsyncIterator[list[Scanned]]:
+        """The segments in a range, ascending by batch key and position.
+
+        They come in lists of ``page`` at most, each read when it is asked for: what is written
+        meanwhile may be seen or not. What is stored there and is no segment's place is left out.
+        """
+
+    async def graves(self, queue: str) -> list[Lane]:
+        """The lanes under which dead letters of the queue are kept, of all versions, ascending.
+
+        Where those of all lanes of a version are kept together, lane 0 stands for them.
+        """
+
+    async def find_dead(self, grave: Lane, after: str, limit: int) -> list[Buried]:
+        """Up to ``limit`` dead letters kept under ``grave`` whose ids come after, in id order."""
+
+    async def requeue(self, grave: Lane, buried: Buried, target: Batch, segment: Segment) -> bool:
+        """In one atomic step remove a dead letter and create ``segment`` under ``target``.
+
+        ``target`` is of the lane that ``grave`` is. False, and nothing done, where the letter has
+        gone or changed. Raises SegmentConflict where another's segment stands there.
+        """
+
+    async def purge(self, grave: Lane, buried: Sequence[Buried]) -> list[bool]:
+        """Delete dead letters, each on its own; False for one that has gone or changed."""
 
     async def close(self) -> None:
         """Drop all connections."""

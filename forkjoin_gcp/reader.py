@@ -45,16 +45,17 @@ class Reader:
         extent = await self._close(task.batch)
         # Where a second root runs or may run, beside this one or after it, each chunk goes by its
         # name, so that no two run the same one. Else the first chunk is handled here, a hop sooner.
-        alone = extent is not None and extent.length < self._config.max_batch_items
-        if extent is None:
+        here = 0
+        if extent is None or task.sweep:
             self._counters["plans_by_listing"] += 1
             listed = await self._ports.store.listing(task.batch)
             firsts = [one.first for one in listed if one.count]
-            spans = plan_by_listing(firsts, self._config.batch_size)
+            batch_size = extent.batch_size if extent else self._config.batch_size
+            spans = plan_by_listing(firsts, batch_size)
         else:
             spans = plan_by_length(extent.length, extent.batch_size)
-        chunks = [ChunkTask(task.batch, *span) for span in spans]
-        here = 1 if alone else 0
+            here = 1 if extent.length < self._config.max_batch_items else 0
+        chunks = [ChunkTask(task.batch, *span, task.generation) for span in spans]
         results = await asyncio.gather(
             *(self._schedule(chunk) for chunk in chunks[here:]),
             *(self._worker.run(chunk, began) for chunk in chunks[:here]),

@@ -16,6 +16,10 @@ from forkjoin_gcp.errors import ConfigurationError
 from forkjoin_gcp.names import MAX_POSITIONS, Batch, knuth_hash
 from forkjoin_gcp.ports import TaskRequest
 
+SWEPT_GENERATIONS = 1_000
+"""Generations that a chunk may go through after a sweep, for each second to the next, before it
+takes a name that the next sweep would give it."""
+
 
 @dataclass(frozen=True, slots=True)
 class RootTask:
@@ -23,21 +27,36 @@ class RootTask:
 
     ``full`` marks the second root of a batch that reached ``max_batch_items``: it runs at once,
     beside the one that waits for the end of the period, which will then find nothing to do.
+
+    ``sweep`` marks one that a sweeper scheduled, by the Unix time in seconds at which its sweep's
+    window began; 0 is none. Sweepers that find the batch in the same window name the same task, and
+    the names of its chunks are none that an earlier root's chunks can have taken.
     """
 
     batch: Batch
     full: bool = False
+    sweep: int = 0
 
     @property
     def task_id(self) -> str:
+        if self.sweep:
+            # A sweep goes by ascending hashes, and Cloud Tasks slows down on ascending ids: hashed
+            # once more.
+            spread = knuth_hash(self.batch.index) + self.sweep
+            return f"{_task_id(self.batch, spread)}_sweep-{self.sweep}"
         return _task_id(self.batch, self.batch.index) + ("_full" if self.full else "")
+
+    @property
+    def generation(self) -> int:
+        """The generation that its chunks begin with."""
+        return self.sweep * SWEPT_GENERATIONS
 
     def shard(self, shards: int) -> int:
         """Which of the Cloud Tasks queues 1 … ``shards`` takes it."""
         return 1 + knuth_hash(self.batch.index) % shards
 
     def body(self) -> bytes:
-        return _encode(self.batch, kind="root", full=self.full)
+        return _encode(self.batch, kind="root", full=self.full, sweep=self.sweep or None)
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,6 +120,7 @@ class _Body(BaseModel):
     version: str
     batch: str
     full: bool | None = None
+    sweep: int | None = Field(None, ge=1, lt=10**11)
     first: int | None = Field(None, ge=0, lt=MAX_POSITIONS)
     stop: int | None = Field(None, ge=1, le=MAX_POSITIONS)
     generation: int | None = Field(None, ge=0)
@@ -123,11 +143,13 @@ def parse_task(body: bytes | str) -> Task:
     if fields.kind == "root":
         if span != (None, None, None) or fields.due is not None:
             raise ConfigurationError("a root task takes no first, stop, generation or due")
-        return RootTask(batch, fields.full or False)
+        if fields.full and fields.sweep:
+            raise ConfigurationError("a root task is full or of a sweep, not both")
+        return RootTask(batch, fields.full or False, fields.sweep or 0)
     if fields.first is None or fields.stop is None or fields.generation is None:
         raise ConfigurationError("a chunk task needs first, stop and generation")
-    if fields.full is not None or fields.first >= fields.stop:
-        raise ConfigurationError("a chunk task needs first < stop, and takes no full")
+    if (fields.full, fields.sweep) != (None, None) or fields.first >= fields.stop:
+        raise ConfigurationError("a chunk task needs first < stop, and takes no full or sweep")
     return ChunkTask(batch, fields.first, fields.stop, fields.generation, fields.due or 0.0)
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from functools import partial
 from typing import Any, cast
 
@@ -33,9 +33,10 @@ from forkjoin_gcp.gcp.firestore_documents import (
     revision_of,
     segment_bytes,
 )
+from forkjoin_gcp.gcp.firestore_scan import FirestoreScan
 from forkjoin_gcp.items import DeadLetter, Segment
 from forkjoin_gcp.names import MAX_POSITIONS, Batch, Lane, segment_id
-from forkjoin_gcp.ports import Change, Counters, Found, Listed
+from forkjoin_gcp.ports import Buried, Change, Counters, Found, KeyRange, Listed, Scanned
 
 logger = logging.getLogger(__name__)
 
@@ -67,6 +68,7 @@ class FirestoreStore:
         self._calls = FirestoreCalls(
             services, counters, write_seconds=write_seconds, read_seconds=read_seconds
         )
+        self._scan = FirestoreScan(self._calls)
         self._commits = asyncio.Semaphore(COMMITS_AT_ONCE)
 
     async def create(self, batch: Batch, segments: Sequence[Segment]) -> list[Exception | None]:
@@ -219,9 +221,55 @@ class FirestoreStore:
 
     async def dead_letters(self, lane: Lane, limit: int) -> list[DeadLetter]:
         """Those of all lanes of the queue and version."""
-        query = self._query(lane.root_path, DEAD_LETTERS)
+        return [one.letter for one in await self.find_dead(lane, "", limit)]
+
+    async def versions(self) -> list[tuple[str, str]]:
+        return await self._scan.versions()
+
+    def scan(self, wanted: KeyRange, page: int) -> AsyncIterator[list[Scanned]]:
+        return self._scan.scan(wanted, page)
+
+    async def graves(self, queue: str) -> list[Lane]:
+        return await self._scan.graves(queue)
+
+    async def find_dead(self, grave: Lane, after: str, limit: int) -> list[Buried]:
+        query = self._query(grave.root_path, DEAD_LETTERS)
         query.structured_query.limit.value = limit
-        return [read_dead_letter(each) for each in await self._calls.query(query)]
+        if after:
+            cursor = query.structured_query.start_at
+            cursor.values.add(reference_value=self._grave(grave, after))
+            cursor.before = False
+        documents = await self._calls.query(query)
+        return [Buried(read_dead_letter(each), revision_of(each)) for each in documents]
+
+    async def requeue(self, grave: Lane, buried: Buried, target: Batch, segment: Segment) -> bool:
+        revision = cast(Revision, buried.revision)
+        letter = self._grave(grave, buried.letter.id)
+        writes = [partial(_delete, letter, revision), partial(self._create, target, segment)]
+        try:
+            async with self._commits:
+                return await self._calls.commit([_made(fill) for fill in writes])
+        except UnmetError as error:
+            place = self._name(target, segment.first)
+            there = await self._calls.get([letter, place], "nonce")
+            if place in there and nonce_of(there[place]) == segment.nonce:
+                return True
+            if letter not in there or revision_of(there[letter]) != revision:
+                return False
+            if place in there:
+                raise self._conflict(target, segment) from error
+            raise StoreRefused(f"Firestore refused to requeue {letter}: {error}") from error
+
+    async def purge(self, grave: Lane, buried: Sequence[Buried]) -> list[bool]:
+        """One whose deletion was repeated, as its answer was lost, counts as gone before."""
+        names = [(self._grave(grave, one.letter.id), one.revision) for one in buried]
+        answers = await self._calls.batch_write(
+            [(partial(_delete, name, cast(Revision, at)), DELETION_BYTES) for name, at in names]
+        )
+        for answer in answers:
+            if answer is not None and not isinstance(answer, UnmetError):
+                raise answer
+        return [answer is None for answer in answers]
 
     async def close(self) -> None:
         await self._calls.close()

@@ -172,6 +172,20 @@ def count_of(document: Any) -> int:
     return max(0, int(value.integer_value))
 
 
+def due_of(document: Any) -> float:
+    """When the first of a segment's items may be tried: Unix time in seconds, 0 for now."""
+    if "due" not in document.fields:
+        return 0.0
+    times = _plain(document.fields["due"])
+    numbers = times if isinstance(times, list) else [0.0]
+    return min((float(n) for n in numbers if isinstance(n, int | float)), default=0.0)
+
+
+def updated_at(document: Any) -> float:
+    """When Firestore last wrote a document: Unix time in seconds."""
+    return _time(document.update_time)
+
+
 def nonce_of(document: Any) -> str | None:
     """The nonce of the segment in a document; None where it has none."""
     if "nonce" not in document.fields:

@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import json
 import re
-from collections.abc import Awaitable, Callable, Iterable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
 from hashlib import blake2b
 from importlib import resources
 from typing import Any
@@ -34,6 +34,15 @@ from tenacity import (
 
 from forkjoin_gcp.config import LOCAL_HINT, VARIABLES
 from forkjoin_gcp.errors import SegmentConflict, StoreRefused, StoreUnavailable
+from forkjoin_gcp.gcp.memorystore_scan import (
+    MemorystoreScan,
+    dead_key,
+    read_dead_letter,
+    write_dead_letter,
+)
+from forkjoin_gcp.gcp.memorystore_scan import (
+    after as ids_after,
+)
 from forkjoin_gcp.gcp.stored_items import (
     DefectError,
     check_origin,
@@ -43,7 +52,7 @@ from forkjoin_gcp.gcp.stored_items import (
 )
 from forkjoin_gcp.items import DeadLetter, Segment, StoredItem
 from forkjoin_gcp.names import Batch, Lane, segment_id
-from forkjoin_gcp.ports import Change, Counters, Found, Listed
+from forkjoin_gcp.ports import Buried, Change, Counters, Found, KeyRange, Listed, Scanned
 
 Client = Redis | RedisCluster
 
@@ -88,6 +97,9 @@ class MemorystoreStore:
         self._move = self._script("move")
         self._listing = self._script("listing")
         self._settle = self._script("settle")
+        self._requeue = self._script("requeue")
+        self._purge = self._script("purge")
+        self._scan = MemorystoreScan(client, self._tried, self._run, self._script)
 
     async def create(self, batch: Batch, segments: Sequence[Segment]) -> list[Exception | None]:
         triples = [(segment, _write_segment(segment, batch)) for segment in segments]
@@ -172,19 +184,46 @@ class MemorystoreStore:
         for some in _slices(encoded, lambda each: sum(map(len, each[1]))):
             args = [arg for _, each in some for arg in each]
             left = [change.left for change, _ in some if change.left is not None]
-            keys = [batch.memory_key, _dead_key(batch.lane)]
+            keys = [batch.memory_key, dead_key(batch.lane)]
             results += map(bool, await self._run(self._settle, keys, args, left))
         return results
 
     async def dead_letters(self, lane: Lane, limit: int) -> list[DeadLetter]:
         """Those of this lane alone, which is all that its hash tag reaches."""
-        key = _dead_key(lane)
-        ids = sorted(await self._tried(lambda: self._client.hkeys(key)))[:limit]
+        return [one.letter for one in await self.find_dead(lane, "", limit)]
+
+    async def versions(self) -> list[tuple[str, str]]:
+        return await self._scan.versions()
+
+    def scan(self, wanted: KeyRange, page: int) -> AsyncIterator[list[Scanned]]:
+        return self._scan.scan(wanted, page)
+
+    async def graves(self, queue: str) -> list[Lane]:
+        """Each lane is one, which is all that its hash tag reaches."""
+        return await self._scan.graves(queue)
+
+    async def find_dead(self, grave: Lane, after: str, limit: int) -> list[Buried]:
+        key = dead_key(grave)
+        ids = ids_after(await self._tried(lambda: self._client.hkeys(key)), after, limit)
         if not ids:
             return []
         values = await self._tried(lambda: self._client.hmget(key, ids))
         pairs = zip(ids, values, strict=True)
-        return [_read_dead_letter(name, value) for name, value in pairs if value is not None]
+        return [read_dead_letter(name, value) for name, value in pairs if value is not None]
+
+    async def requeue(self, grave: Lane, buried: Buried, target: Batch, segment: Segment) -> bool:
+        args = [buried.letter.id, buried.revision, segment_id(segment.first), segment.nonce]
+        keys = [dead_key(grave), target.memory_key]
+        value = _write_segment(segment, target)
+        answer = await self._run(self._requeue, keys, [*args, value], [segment])
+        if answer == b"conflict":
+            raise _conflict(target, segment)
+        return bool(answer == b"moved")
+
+    async def purge(self, grave: Lane, buried: Sequence[Buried]) -> list[bool]:
+        """One whose deletion was repeated, as its answer was lost, counts as gone before."""
+        args = [arg for one in buried for arg in (one.letter.id, one.revision)]
+        return list(map(bool, await self._run(self._purge, [dead_key(grave)], args)))
 
     async def close(self) -> None:
         await self._client.aclose()
@@ -238,10 +277,6 @@ def _text(error: Exception) -> str:
     return " ".join(str(error).split())[:500] or type(error).__name__
 
 
-def _dead_key(lane: Lane) -> str:
-    return f"{lane.key}:dead"
-
-
 def _conflict(batch: Batch, segment: Segment) -> SegmentConflict:
     return SegmentConflict(
         f"another writer's segment stands at {segment_id(segment.first)} of {batch.memory_key}"
@@ -269,7 +304,7 @@ def _settlement(batch: Batch, change: Change) -> list[bytes]:
     args = [segment_id(change.found.first).encode(), revision, value]
     args.append(str(len(change.dead)).encode())
     for letter in change.dead:
-        args += [letter.id.encode(), _write_dead_letter(letter)]
+        args += [letter.id.encode(), write_dead_letter(letter)]
     return args
 
 
@@ -344,34 +379,3 @@ def _time(fields: dict[str, Any], name: str) -> float:
     if isinstance(seconds, bool) or not isinstance(seconds, int | float) or not 0 <= seconds < 2e11:
         raise DefectError(f"{name} is no time")
     return float(seconds)
-
-
-def _write_dead_letter(letter: DeadLetter) -> bytes:
-    fields = {
-        "reason": letter.reason,
-        "error": letter.error,
-        "attempts": letter.attempts,
-        "enqueued_at": letter.enqueued_at,
-        "dead_at": letter.dead_at,
-        "payload": letter.payload,
-    }
-    text = json.dumps(fields, ensure_ascii=False, separators=(",", ":"))
-    return text.encode("utf-8", "replace")
-
-
-def _read_dead_letter(name: bytes, value: bytes) -> DeadLetter:
-    letter = name.decode("utf-8", "replace")
-    text = value.decode("utf-8", "backslashreplace")
-    try:
-        fields = json.loads(text)
-        return DeadLetter(
-            id=letter,
-            payload=str(fields["payload"]),
-            reason=str(fields["reason"]),
-            error=str(fields["error"]),
-            attempts=int(fields["attempts"]),
-            enqueued_at=float(fields["enqueued_at"]),
-            dead_at=float(fields["dead_at"]),
-        )
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
-        return DeadLetter(letter, text, "", f"not a dead letter: {error!r}", 0, 0.0, 0.0)

@@ -193,7 +193,7 @@ class MemoryEngine(_Engine):
     async def _connect(
         self, config: QueueConfig, services: Services, counters: Counters, clock: Clock
     ) -> Ports:
-        self.store = InProcessStore()
+        self.store = InProcessStore(clock)
         self.scheduler = InProcessScheduler(clock)
         return Ports(InProcessIndex(config, clock), self.store, self.scheduler, clock)
 

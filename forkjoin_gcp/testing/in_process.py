@@ -11,7 +11,7 @@ import builtins
 import contextlib
 import heapq
 import itertools
-from collections.abc import Callable, Coroutine, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -20,15 +20,19 @@ from forkjoin_gcp.errors import SegmentConflict, ServiceError
 from forkjoin_gcp.items import DeadLetter, Segment
 from forkjoin_gcp.names import Batch, Lane
 from forkjoin_gcp.ports import (
+    Buried,
     Change,
     Clock,
     Extent,
     Found,
+    KeyRange,
     Listed,
     Release,
     Reservation,
+    Scanned,
     TaskRequest,
 )
+from forkjoin_gcp.runtime import SystemClock
 
 
 @dataclass
@@ -127,11 +131,16 @@ class InProcessIndex:
 
 
 class InProcessStore:
-    """WorkStore in dictionaries. A revision is the segment object itself, compared by identity."""
+    """WorkStore in dictionaries. A revision is the object itself, compared by identity.
 
-    def __init__(self) -> None:
+    ``clock`` says when a segment was written; the machine's own does unless one is given.
+    """
+
+    def __init__(self, clock: Clock | None = None) -> None:
         self.segments: dict[Batch, dict[int, Segment]] = {}
         self.buried: dict[str, tuple[Lane, DeadLetter]] = {}
+        self._clock = clock or SystemClock()
+        self._written: dict[tuple[Batch, int], tuple[Segment, float]] = {}
 
     async def create(
         self, batch: Batch, segments: Sequence[Segment]
@@ -139,15 +148,17 @@ class InProcessStore:
         held = self.segments.setdefault(batch, {})
         outcome: list[Exception | None] = []
         for segment in segments:
-            there = held.setdefault(segment.first, segment)
-            outcome.append(None if there.nonce == segment.nonce else SegmentConflict())
+            if segment.first not in held:
+                self._put(batch, segment)
+            same = held[segment.first].nonce == segment.nonce
+            outcome.append(None if same else SegmentConflict())
         return outcome
 
     async def discard(self, batch: Batch, segments: Sequence[Segment]) -> None:
         held = self.segments.get(batch, {})
         for segment in segments:
             if segment.first in held and held[segment.first].nonce == segment.nonce:
-                del held[segment.first]
+                self._drop(batch, segment.first)
 
     async def move(
         self, batch: Batch, found: Found, target: Batch, pieces: Sequence[Segment]
@@ -161,8 +172,9 @@ class InProcessStore:
             )
         if any(piece.first in goal for piece in pieces):
             raise SegmentConflict
-        del held[found.first]
-        goal.update({piece.first: piece for piece in pieces})
+        self._drop(batch, found.first)
+        for piece in pieces:
+            self._put(target, piece)
         return True
 
     async def listing(self, batch: Batch) -> builtins.list[Listed]:
@@ -187,9 +199,9 @@ class InProcessStore:
             if not same:
                 continue
             if change.left is None:
-                del held[change.found.first]
+                self._drop(batch, change.found.first)
             else:
-                held[change.found.first] = change.left
+                self._put(batch, change.left)
             self.buried.update({letter.id: (batch.lane, letter) for letter in change.dead})
         return applied
 
@@ -198,8 +210,85 @@ class InProcessStore:
         letters = [letter for of, letter in self.buried.values() if (of.queue, of.version) == owner]
         return sorted(letters, key=lambda letter: letter.id)[:limit]
 
+    async def versions(self) -> builtins.list[tuple[str, str]]:
+        lanes = {batch.lane for batch, held in self.segments.items() if held}
+        return sorted({(lane.queue, lane.version) for lane in lanes})
+
+    async def scan(self, wanted: KeyRange, page: int) -> AsyncIterator[builtins.list[Scanned]]:
+        place = (wanted.start, wanted.first - 1)
+        while True:
+            batches = sorted(
+                (batch.key, batch)
+                for batch in self.segments
+                if (batch.lane.queue, batch.lane.version) == (wanted.queue, wanted.version)
+                and place[0] <= batch.key < wanted.stop
+            )
+            near = (
+                self._scanned(batch, first)
+                for key, batch in batches
+                for first in sorted(self.segments[batch])
+                if (key, first) > place
+            )
+            found = list(itertools.islice(near, page))
+            if not found:
+                return
+            yield found
+            place = (found[-1].batch.key, found[-1].first)
+
+    def _scanned(self, batch: Batch, first: int) -> Scanned:
+        segment = self.segments[batch][first]
+        written, at = self._written.get((batch, first), (None, 0.0))
+        updated_at = at if written is segment else segment.enqueued_at
+        due = min((item.due for item in segment.items), default=0.0)
+        return Scanned(batch, first, len(segment.items), updated_at, due)
+
+    async def graves(self, queue: str) -> builtins.list[Lane]:
+        versions = {of.version for of, _ in self.buried.values() if of.queue == queue}
+        return [Lane(queue, version) for version in sorted(versions)]
+
+    async def find_dead(self, grave: Lane, after: str, limit: int) -> builtins.list[Buried]:
+        owner = (grave.queue, grave.version)
+        found = [
+            Buried(letter, letter)
+            for key, (of, letter) in sorted(self.buried.items())
+            if key > after and (of.queue, of.version) == owner
+        ]
+        return found[:limit]
+
+    async def requeue(self, grave: Lane, buried: Buried, target: Batch, segment: Segment) -> bool:
+        held = self.segments.setdefault(target, {})
+        there = held.get(segment.first)
+        if there is not None and there.nonce == segment.nonce:
+            return True
+        if not self._is_buried(buried):
+            return False
+        if there is not None:
+            raise SegmentConflict
+        del self.buried[buried.letter.id]
+        self._put(target, segment)
+        return True
+
+    async def purge(self, grave: Lane, buried: Sequence[Buried]) -> builtins.list[bool]:
+        purged = []
+        for one in buried:
+            purged.append(self._is_buried(one))
+            if purged[-1]:
+                del self.buried[one.letter.id]
+        return purged
+
     async def close(self) -> None:
         return
+
+    def _is_buried(self, buried: Buried) -> bool:
+        return self.buried.get(buried.letter.id, (None, None))[1] is buried.revision
+
+    def _put(self, batch: Batch, segment: Segment) -> None:
+        self.segments[batch][segment.first] = segment
+        self._written[batch, segment.first] = segment, self._clock.now()
+
+    def _drop(self, batch: Batch, first: int) -> None:
+        del self.segments[batch][first]
+        self._written.pop((batch, first), None)
 
 
 Deliver = Callable[[bytes, int], Coroutine[Any, Any, None]]

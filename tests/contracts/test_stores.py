@@ -20,10 +20,12 @@ from forkjoin_gcp.gcp.instance import open_client
 from forkjoin_gcp.gcp.memorystore_store import MemorystoreStore
 from forkjoin_gcp.names import Lane
 from forkjoin_gcp.ports import Counters
+from forkjoin_gcp.testing import scan_contract, store_contract
 from forkjoin_gcp.testing.in_process import InProcessStore
-from forkjoin_gcp.testing.store_contract import CHECKS, Check
+from forkjoin_gcp.testing.store_contract import Check
 
 EXPIRE_AFTER = 3600.0
+CHECKS = [*store_contract.CHECKS, *scan_contract.CHECKS]
 every_check = pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.__name__)
 
 

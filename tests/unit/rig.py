@@ -12,6 +12,7 @@ from forkjoin_gcp.items import Item, PayloadCodec
 from forkjoin_gcp.names import Batch
 from forkjoin_gcp.ports import Counters, Ports
 from forkjoin_gcp.reader import Reader
+from forkjoin_gcp.sweeper import Sweeper
 from forkjoin_gcp.tasks import RootTask, parse_task
 from forkjoin_gcp.testing.in_process import InProcessIndex, InProcessScheduler, InProcessStore
 from forkjoin_gcp.testing.virtual_time import VirtualClock, VirtualTimeLoop, run_virtual
@@ -48,7 +49,7 @@ class Rig:
         self.config = QueueConfig("rig", **settings)
         self.clock = VirtualClock(loop)
         self.index = InProcessIndex(self.config, self.clock)
-        self.store = InProcessStore()
+        self.store = InProcessStore(self.clock)
         self.scheduler = InProcessScheduler(self.clock)
         self.counters = Counters()
         self.handled: list[Item[Any]] = []
@@ -63,6 +64,7 @@ class Rig:
         self.writer = Writer(self.config, self.ports, self.counters)
         self.worker = Worker(self.config, self.ports, self.counters, self.codec, self.runner)
         self.reader = Reader(self.config, self.ports, self.counters, self.worker)
+        self.sweeper = Sweeper(self.config, self.ports, self.counters)
 
     async def _collect(self, item: Item[Any]) -> None:
         if self._handle is not None:

@@ -9,7 +9,7 @@
 local results = {}
 for n = 3, #ARGV, 3 do
   local field, nonce, value = ARGV[n], ARGV[n + 1], ARGV[n + 2]
-  local written = redis.call('HSETNX', KEYS[1], field, value) == 1
+  local written = redis.call('HSETNX', KEYS[1], field, stamped(value)) == 1
   if not written then
     written = nonce_of(redis.call('HGET', KEYS[1], field)) == nonce
   end

@@ -25,7 +25,7 @@ if taken then
   return 'conflict'
 end
 for n = 5, #ARGV, 3 do
-  redis.call('HSET', KEYS[2], ARGV[n], ARGV[n + 2])
+  redis.call('HSET', KEYS[2], ARGV[n], stamped(ARGV[n + 2]))
 end
 redis.call('HDEL', KEYS[1], ARGV[3])
 keep(KEYS[2])

@@ -27,7 +27,7 @@ while n <= #ARGV do
     if value == '' then
       redis.call('HDEL', KEYS[1], field)
     else
-      redis.call('HSET', KEYS[1], field, value)
+      redis.call('HSET', KEYS[1], field, stamped(value))
     end
     for m = n, n + 2 * letters - 1, 2 do
       redis.call('HSET', KEYS[2], ARGV[m], ARGV[m + 1])

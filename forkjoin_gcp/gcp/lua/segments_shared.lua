@@ -2,6 +2,7 @@
 --
 -- A batch is a hash. Its fields are the segments' first positions, eight digits each, and their
 -- values JSON texts that begin {"revision":"<hex>","count":<items left>, and go on with
+--   updated_at                                       put in by `stamped`, by the server's clock
 --   nonce, payloads, enqueued_at, expire_at          always
 --   positions, attempts, due, origin, shift,
 --   handled_payloads, handled_positions, handled_attempts   only where they say something
@@ -16,6 +17,14 @@ local function keep(key)
     redis.call('PEXPIRE', key, ARGV[1])
   end
   redis.call('PEXPIREAT', key, ARGV[2], 'GT')
+end
+
+-- A value to be stored, with the time of this.
+local function stamped(value)
+  local time = redis.call('TIME')
+  local at = time[1] .. '.' .. string.format('%06d', time[2])
+  local head = string.match(value, '^{"revision":"%x+","count":%d+,') or ''
+  return head == '' and value or head .. '"updated_at":' .. at .. ',' .. string.sub(value, #head + 1)
 end
 
 local function nonce_of(value)
