@@ -10,6 +10,9 @@ from benchmarks.accounting import Calls
 from benchmarks.figures import Sample
 from benchmarks.stage import UNREAD, UNREAD_PERIOD, Plan, Stage, say, wait_until
 
+MANY = "many"
+"""The queue of ``enqueue_many``: one for all rounds, as the raw writes have one connection."""
+
 THREADS = 64
 COROUTINES = 256
 OTHER_THREADS = (16, 128, 256)
@@ -74,6 +77,9 @@ def measure_throughput(stage: Stage, plan: Plan) -> Throughput:
     found = Throughput()
     found.best_threads = _best_threads(stage, plan)
     stage.new_queue("ceiling", package=True)
+    stage.new_queue(MANY, package=True)
+    stage.new.call("open", MANY, UNREAD, None)
+    stage.new.call("warm_up", MANY)
     found.recorded = stage.raw.call("record", "ceiling", plan.many_items)
     for number in range(plan.rounds + 1):
         say(f"full load, round {number} of {plan.rounds}" + " (to warm up)" * (not number))
@@ -83,6 +89,7 @@ def measure_throughput(stage: Stage, plan: Plan) -> Throughput:
             stage.meters.empty_store()
             if number:
                 found.rounds.setdefault(kind, []).append(taken)
+    stage.new.call("shut", MANY)
     return found
 
 
@@ -95,8 +102,8 @@ def _measurements(
         yield f"old_{each}", partial(_old, stage, f"r{number}", each, seconds)
     yield "aenqueue", partial(_new, stage, f"tasks-{number}", "tasks", COROUTINES, seconds)
     yield "enqueue", partial(_new, stage, f"threads-{number}", "threads", THREADS, seconds)
-    for pair in range(plan.many_pairs):  # each is over in a fraction of a second
-        yield "many", partial(_new, stage, f"many-{number}-{pair}", "many", 1, plan.many_items)
+    for _ in range(plan.many_pairs):  # each is over in a fraction of a second
+        yield "many", partial(_many, stage, plan)
         yield "build", partial(_raw, stage, "build")
         yield "replay", partial(_raw, stage, "replay")
 
@@ -126,6 +133,10 @@ def _new(stage: Stage, name: str, method: str, *args: float) -> Round:
     taken = _metered(stage, lambda: stage.new.call(method, name, *args))
     stage.new.call("shut", name)
     return taken
+
+
+def _many(stage: Stage, plan: Plan) -> Round:
+    return _metered(stage, lambda: stage.new.call("many", MANY, 1, plan.many_items))
 
 
 def _raw(stage: Stage, method: str) -> Round:

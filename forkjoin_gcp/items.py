@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
-from typing import Any, Generic, TypeVar
+from itertools import pairwise
+from typing import Any, Generic, TypeVar, overload
 
 from pydantic import ConfigDict, PydanticUserError, TypeAdapter, ValidationError
 from pydantic_core import PydanticSerializationError
@@ -59,6 +60,43 @@ class StoredItem:
     due: float = 0.0
 
 
+class FreshItems(Sequence[StoredItem]):
+    """Items that nobody has tried yet, at consecutive positions from ``first``.
+
+    They are made when they are asked for. A writer asks for few of them, and ten thousand of them
+    at once would cost it more in garbage collection than in being made.
+    """
+
+    __slots__ = ("first", "payloads")
+
+    def __init__(self, first: int, payloads: Sequence[str]) -> None:
+        self.first = first
+        self.payloads = payloads
+
+    def __len__(self) -> int:
+        return len(self.payloads)
+
+    @overload
+    def __getitem__(self, at: int) -> StoredItem: ...
+    @overload
+    def __getitem__(self, at: slice) -> tuple[StoredItem, ...]: ...
+    def __getitem__(self, at: int | slice) -> StoredItem | tuple[StoredItem, ...]:
+        if isinstance(at, slice):
+            return tuple(self)[at]
+        return StoredItem(self.first + range(len(self.payloads))[at], self.payloads[at])
+
+    def __iter__(self) -> Iterator[StoredItem]:
+        return (StoredItem(place, text) for place, text in enumerate(self.payloads, self.first))
+
+    def __eq__(self, other: object) -> bool:
+        return tuple(self) == tuple(other) if isinstance(other, Sequence) else NotImplemented
+
+    __hash__ = None  # type: ignore[assignment]
+
+    def __repr__(self) -> str:
+        return f"FreshItems({self.first}, {len(self.payloads)} payloads)"
+
+
 @dataclass(frozen=True, slots=True)
 class Segment:
     """The items that one write put down together: one stored document.
@@ -71,13 +109,13 @@ class Segment:
     """
 
     first: int
-    items: tuple[StoredItem, ...]
+    items: Sequence[StoredItem]
     nonce: str
     origin: str
     shift: int
     enqueued_at: float
     expire_at: float
-    handled: tuple[StoredItem, ...] = ()
+    handled: Sequence[StoredItem] = ()
 
     def item_id(self, item: StoredItem) -> str:
         """The item's id, the one it had where it was first written."""
@@ -231,11 +269,15 @@ def build_segments(
     expire_at: float,
 ) -> list[Segment]:
     """Lay ``payloads`` out from ``start``, cut at chunk boundaries and at the byte limit."""
-    items = [StoredItem(position, payload) for position, payload in enumerate(payloads, start)]
-    return [
-        Segment(part[0].position, part, nonce, batch.key, 0, enqueued_at, expire_at)
-        for part in _cut(items, batch_size)
-    ]
+    segments = []
+    for first, count in split_at_chunks(start, len(payloads), batch_size):
+        texts = payloads[first - start : first - start + count]
+        for begin, end in _cut(texts):
+            items = FreshItems(first + begin, texts[begin:end])
+            segments.append(
+                Segment(items.first, items, nonce, batch.key, 0, enqueued_at, expire_at)
+            )
+    return segments
 
 
 def move_segment(source: Segment, start: int, batch_size: int) -> list[Segment]:
@@ -243,38 +285,38 @@ def move_segment(source: Segment, start: int, batch_size: int) -> list[Segment]:
 
     ``source`` is as it was written, so its positions have no gaps. Items keep their ids.
     """
-    placed = [replace(item, position=start + n) for n, item in enumerate(source.items)]
     shift = source.shift + source.items[0].position - start
-    return [
-        replace(source, first=part[0].position, items=part, shift=shift)
-        for part in _cut(placed, batch_size)
-    ]
-
-
-def _cut(items: Sequence[StoredItem], batch_size: int) -> list[tuple[StoredItem, ...]]:
-    parts: list[tuple[StoredItem, ...]] = []
-    offset = 0
-    for _, count in split_at_chunks(items[0].position if items else 0, len(items), batch_size):
-        piece = items[offset : offset + count]
+    pieces, offset = [], 0
+    for first, count in split_at_chunks(start, len(source.items), batch_size):
+        part = source.items[offset : offset + count]
         offset += count
-        # Four bytes a character, at most: most pieces fit, and need no closer look.
-        if (
-            sum([4 * len(item.payload) + ITEM_OVERHEAD_BYTES for item in piece])
-            <= MAX_SEGMENT_BYTES
-        ):
-            parts.append(tuple(piece))
-            continue
-        begin, size = 0, 0
-        for n, item in enumerate(piece):
-            item_size = len(item.payload) + ITEM_OVERHEAD_BYTES
-            if not item.payload.isascii():
-                item_size = len(item.payload.encode()) + ITEM_OVERHEAD_BYTES
-            if size and size + item_size > MAX_SEGMENT_BYTES:
-                parts.append(tuple(piece[begin:n]))
-                begin, size = n, 0
-            size += item_size
-        parts.append(tuple(piece[begin:]))
-    return parts
+        placed = [replace(item, position=place) for place, item in enumerate(part, first)]
+        for begin, end in _cut([item.payload for item in placed]):
+            items = tuple(placed[begin:end])
+            pieces.append(replace(source, first=items[0].position, items=items, shift=shift))
+    return pieces
+
+
+def _cut(texts: Sequence[str]) -> list[tuple[int, int]]:
+    """Where payloads of one chunk must be cut to keep below the byte limit, as (begin, end)."""
+    if payload_bytes(texts) <= MAX_SEGMENT_BYTES:
+        return [(0, len(texts))]
+    cuts = [0]
+    size = 0
+    for n, text in enumerate(texts):
+        item_size = len(text.encode()) + ITEM_OVERHEAD_BYTES
+        if size and size + item_size > MAX_SEGMENT_BYTES:
+            cuts.append(n)
+            size = 0
+        size += item_size
+    return list(pairwise([*cuts, len(texts)]))
+
+
+def payload_bytes(texts: Sequence[str]) -> int:
+    """What payloads take in a stored segment, at most."""
+    # Four bytes a character, one where all are ASCII, which a text knows of itself.
+    lengths = [len(text) if text.isascii() else 4 * len(text) for text in texts]
+    return sum(lengths) + ITEM_OVERHEAD_BYTES * len(lengths)
 
 
 def _reason(error: Exception) -> str:

@@ -253,7 +253,9 @@ class Writer:
     def _accept(self, group: Group, start: int, batch: Batch, written: Sequence[Segment]) -> None:
         key = batch.key
         for segment in written:
-            ids = [item_id(key, item.position) for item in segment.items]
+            # A segment just written has its items at consecutive positions.
+            places = range(segment.first, segment.first + len(segment.items))
+            ids = [item_id(key, place) for place in places]
             group.accept(segment.first - start, ids)
             self._counters["items_enqueued"] += len(segment.items)
 

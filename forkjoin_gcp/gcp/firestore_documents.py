@@ -37,7 +37,7 @@ from forkjoin_gcp.gcp.stored_items import (
     restore_items,
     unreadable,
 )
-from forkjoin_gcp.items import DeadLetter, Segment, StoredItem
+from forkjoin_gcp.items import DeadLetter, FreshItems, Segment, StoredItem, payload_bytes
 from forkjoin_gcp.names import Batch
 from forkjoin_gcp.ports import Found
 
@@ -73,10 +73,12 @@ def fill_segment(document: Any, segment: Segment, batch: Batch) -> None:
 
 def segment_bytes(segment: Segment) -> int:
     """More than the bytes that a write of ``segment`` takes."""
-    # Four bytes a character at most, one where all are ASCII, which a text knows of itself.
-    texts = [item.payload for item in (*segment.items, *segment.handled)]
-    lengths = [len(text) if text.isascii() else 4 * len(text) for text in texts]
-    return 4_000 + sum(lengths) + 60 * len(lengths)
+    size = 4_000 + payload_bytes(_payloads(segment.items))
+    return size + payload_bytes(_payloads(segment.handled)) if segment.handled else size
+
+
+def _payloads(items: Sequence[StoredItem]) -> Sequence[str]:
+    return items.payloads if isinstance(items, FreshItems) else [item.payload for item in items]
 
 
 def _fill_items(fields: Any, prefix: str, items: Sequence[StoredItem], first: int) -> None:
@@ -85,9 +87,12 @@ def _fill_items(fields: Any, prefix: str, items: Sequence[StoredItem], first: in
     payloads = fields[prefix + "payloads"].array_value
     payloads.SetInParent()  # an empty array, too, says what it is
     add = payloads.values.add
+    for payload in _payloads(items):
+        add().string_value = payload
+    if isinstance(items, FreshItems) and items.first == first:
+        return
     consecutive, fresh = True, True
     for position, item in enumerate(items, first):
-        add().string_value = item.payload
         if item.position != position:
             consecutive = False
         if item.attempts or item.due:

@@ -14,8 +14,10 @@ from forkjoin_gcp.config import MAX_PAYLOAD_BYTES
 from forkjoin_gcp.errors import ConfigurationError, InvalidPayload, PayloadTooLarge
 from forkjoin_gcp.items import (
     MAX_SEGMENT_BYTES,
+    FreshItems,
     PayloadCodec,
     Segment,
+    StoredItem,
     build_segments,
     move_segment,
     survives_json,
@@ -243,3 +245,19 @@ def test_moving_keeps_ids_and_payloads(start: int, count: int, goal: int, batch_
         assert [i.position for _, i in items] == list(range(at, at + count))
     for piece in moved:
         assert len({chunk_bounds(i.position, batch_size) for i in piece.items}) == 1
+
+
+def test_fresh_items_are_a_sequence_of_items() -> None:
+    fresh = FreshItems(7, ["a", "b", "c"])
+    plain = (StoredItem(7, "a"), StoredItem(8, "b"), StoredItem(9, "c"))
+    assert len(fresh) == 3
+    assert tuple(fresh) == plain
+    assert fresh == plain
+    assert plain == fresh
+    assert fresh == FreshItems(7, ["a", "b", "c"])
+    assert fresh != FreshItems(8, ["a", "b", "c"])
+    assert fresh != FreshItems(7, ["a", "b"])
+    assert fresh != "abc"
+    assert (fresh[0], fresh[-1], fresh[1:]) == (plain[0], plain[2], plain[1:])
+    with pytest.raises(IndexError):
+        fresh[3]
