@@ -68,6 +68,11 @@ class Lane:
         return f"fj:{{{self.queue}/{self.version}/{self.number}}}"
 
     @property
+    def quarantine_key(self) -> str:
+        """Says in Memorystore which suspect chunk of the lane runs."""
+        return f"{self.key}:quarantine"
+
+    @property
     def root_path(self) -> str:
         """The document above all batches and dead letters of the queue, without the database."""
         return f"forkjoin/{self.queue}.{self.version}"
@@ -106,6 +111,26 @@ class Batch:
     def item_id(self, position: int) -> str:
         """The id of the item first written at ``position`` of this batch."""
         return item_id(self.key, position)
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """Positions ``first … stop - 1`` of a batch: what one request handles.
+
+    A ``suspect`` was set apart because runs of the chunk it was in vanished with their process.
+    Of a lane's suspects one runs at a time, and its lease is its own.
+    """
+
+    batch: Batch
+    first: int
+    stop: int
+    suspect: bool = False
+
+    @property
+    def key(self) -> str:
+        """The hash of the chunk's lease in Memorystore."""
+        end = ":suspect" if self.suspect else ""
+        return f"{self.batch.lane.key}:chunk:{self.batch.key}:{self.first}-{self.stop}{end}"
 
 
 def item_id(batch_key: str, position: int) -> str:

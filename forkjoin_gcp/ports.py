@@ -13,7 +13,7 @@ from enum import Enum
 from typing import Protocol
 
 from forkjoin_gcp.items import DeadLetter, Segment
-from forkjoin_gcp.names import Batch, Lane
+from forkjoin_gcp.names import Batch, Chunk, Lane
 
 Counters = Counter[str]
 """How often each thing was done, under ``service.call`` (``firestore.batch_write``,
@@ -53,8 +53,28 @@ class Extent:
     batch_size: int
 
 
+@dataclass(frozen=True, slots=True)
+class Lease:
+    """A chunk's lease, granted.
+
+    ``vanished`` runs of the chunk were begun before and came to no end: their process died, or
+    hung until their lease ran out. ``split``: the position at which the chunk was taken apart.
+    """
+
+    vanished: int = 0
+    split: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Busy:
+    """Somebody else's lease, which runs out in so many seconds unless it is renewed."""
+
+    seconds: float
+
+
 class WorkIndex(Protocol):
-    """Counts writers and hands out positions. Every method is one atomic step of one lane.
+    """Counts writers, hands out positions, leases chunks. Every method is one atomic step of one
+    lane.
 
     All raise IndexUnavailable where there is no answer: whether the step was taken is then unknown.
     None is ever repeated by the implementation.
@@ -79,6 +99,29 @@ class WorkIndex(Protocol):
 
     async def fence(self, lane: Lane, index: int) -> Extent | None:
         """Forget the index: every later release of it is LATE. What it held, or None: unknown."""
+
+    async def lease(self, chunk: Chunk, token: str, seconds: float) -> Lease | Busy:
+        """Hold a chunk for ``seconds`` by the server's clock, unless another token does.
+
+        Counts a start of the chunk, which ``unlease`` takes back; not of a suspect, for which
+        ``renew`` does. A suspect takes its lane's quarantine as well, or is Busy.
+        """
+
+    async def renew(
+        self, chunk: Chunk, token: str, seconds: float, *, starts: int | None = None
+    ) -> bool:
+        """Hold it for ``seconds`` from now on, and note how many ``starts`` are counted.
+
+        False, and nothing done, where the token does not hold it (or its quarantine) any more.
+        """
+
+    async def unlease(
+        self, chunk: Chunk, token: str, *, vanished: int = 0, split: int | None = None
+    ) -> None:
+        """Give it back if the token still holds it, and with it the quarantine.
+
+        What the next lease will say is given; where that is nothing, the chunk is forgotten.
+        """
 
     async def close(self) -> None:
         """Drop all connections."""
@@ -185,6 +228,13 @@ class WorkStore(Protocol):
         """In one atomic step delete ``found`` and create ``pieces`` under ``target``.
 
         False, and nothing done, where ``found`` has gone or changed in the meantime.
+        """
+
+    async def split(self, batch: Batch, found: Found, pieces: Sequence[Segment]) -> bool:
+        """In one atomic step replace ``found`` by the first of ``pieces`` and create the others.
+
+        The first begins where ``found`` does. False, and nothing done, where ``found`` has gone or
+        changed in the meantime.
         """
 
     async def listing(self, batch: Batch) -> list[Listed]:

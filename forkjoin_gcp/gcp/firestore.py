@@ -114,9 +114,20 @@ class FirestoreStore:
     async def move(
         self, batch: Batch, found: Found, target: Batch, pieces: Sequence[Segment]
     ) -> bool:
+        name = self._name(batch, found.first)
+        deletion = partial(_delete, name, cast(Revision, found.revision))
+        return await self._exchange(batch, found, deletion, target, pieces)
+
+    async def split(self, batch: Batch, found: Found, pieces: Sequence[Segment]) -> bool:
+        rewriting = partial(self._settle, batch, Change(found, pieces[0]))
+        return await self._exchange(batch, found, rewriting, batch, pieces[1:])
+
+    async def _exchange(
+        self, batch: Batch, found: Found, change: Fill, target: Batch, pieces: Sequence[Segment]
+    ) -> bool:
+        """Change what was found and create ``pieces`` in one commit, or do neither: False."""
         source = self._name(batch, found.first)
-        revision = cast(Revision, found.revision)
-        writes = [_made(partial(_delete, source, revision))]
+        writes = [_made(change)]
         writes += [_made(partial(self._create, target, piece)) for piece in pieces]
         try:
             return await self._calls.commit(writes)
@@ -127,7 +138,7 @@ class FirestoreStore:
             there = await self._calls.get([source, *names], "nonce")
             if any(nonce_of(there[name]) == names[name].nonce for name in names if name in there):
                 return True
-            if source not in there or revision_of(there[source]) != revision:
+            if source not in there or revision_of(there[source]) != found.revision:
                 return False
             for name, piece in names.items():
                 if name in there:

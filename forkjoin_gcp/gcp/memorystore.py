@@ -1,4 +1,4 @@
-"""The work index in Memorystore for Valkey: five atomic scripts over one hash per lane."""
+"""The work index in Memorystore for Valkey: atomic scripts over a hash a lane and one a chunk."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ from redis.exceptions import RedisError
 
 from forkjoin_gcp.config import LOCAL_HINT, VARIABLES, QueueConfig
 from forkjoin_gcp.errors import IndexUnavailable
-from forkjoin_gcp.names import Lane
-from forkjoin_gcp.ports import Counters, Extent, Release, Reservation
+from forkjoin_gcp.names import Chunk, Lane
+from forkjoin_gcp.ports import Busy, Counters, Extent, Lease, Release, Reservation
 
 Client = Redis | RedisCluster
 
@@ -48,6 +48,9 @@ class MemorystoreIndex:
         )
         self._seal = self._script("seal", returns="seal(ARGV[3])")
         self._fence = self._script("fence", returns="fence(ARGV[3])")
+        self._lease = self._script("lease", returns="lease(ARGV[3], ARGV[4], ARGV[5])")
+        self._renew = self._script("lease", returns="renew(ARGV[3], ARGV[4], ARGV[5], ARGV[6])")
+        self._unlease = self._script("lease", returns="unlease(ARGV[3], ARGV[4], ARGV[5])")
 
     async def reserve(self, lane: Lane, count: int) -> Reservation:
         answer = await self._run(self._reserve, lane, None, *self._reserve_args(count))
@@ -88,6 +91,25 @@ class MemorystoreIndex:
         found = await self._run(self._fence, lane, index, index)
         return Extent(int(found[0]), int(found[1])) if found else None
 
+    async def lease(self, chunk: Chunk, token: str, seconds: float) -> Lease | Busy:
+        args = token, _ms(seconds), _flag(chunk.suspect)
+        verdict, *told = await self._run_leased(self._lease, chunk, *args)
+        if verdict == b"busy":
+            return Busy(int(told[0]) / 1000)
+        return Lease(int(told[0]), int(told[1]) if told[1] else None)
+
+    async def renew(
+        self, chunk: Chunk, token: str, seconds: float, *, starts: int | None = None
+    ) -> bool:
+        args = token, _ms(seconds), _flag(chunk.suspect), "" if starts is None else starts
+        return bool(await self._run_leased(self._renew, chunk, *args))
+
+    async def unlease(
+        self, chunk: Chunk, token: str, *, vanished: int = 0, split: int | None = None
+    ) -> None:
+        args = token, vanished, "" if split is None else split
+        await self._run_leased(self._unlease, chunk, *args)
+
     async def close(self) -> None:
         await self._client.aclose()
 
@@ -98,6 +120,15 @@ class MemorystoreIndex:
 
     async def _run(self, script: Any, lane: Lane, index: int | None, *args: str | int) -> Any:
         keys = [lane.key] if index is None else [lane.key, _wake_key(lane, index)]
+        return await self._call(script, keys, lane, args)
+
+    async def _run_leased(self, script: Any, chunk: Chunk, *args: str | int) -> Any:
+        lane = chunk.batch.lane
+        return await self._call(script, [lane.key, chunk.key, lane.quarantine_key], lane, args)
+
+    async def _call(
+        self, script: Any, keys: list[str], lane: Lane, args: tuple[str | int, ...]
+    ) -> Any:
         floor = self._floors.get(lane, 0)
         self._counters["memorystore.round_trip"] += 1
         try:
@@ -109,7 +140,7 @@ class MemorystoreIndex:
         return count, self._config.batch_size, self._config.max_batch_items
 
     def _release_args(self, index: int, scheduled: bool) -> tuple[str | int, ...]:
-        return index, "1" if scheduled else "0", self._closes, WAKE_UP_TTL_MS
+        return index, _flag(scheduled), self._closes, WAKE_UP_TTL_MS
 
     def _reservation(self, lane: Lane, answer: list[bytes]) -> Reservation:
         index, start, batch_size, scheduled, full = map(int, answer)
@@ -122,6 +153,14 @@ class MemorystoreIndex:
 
 def _wake_key(lane: Lane, index: int) -> str:
     return f"{lane.key}:wake:{index}"
+
+
+def _ms(seconds: float) -> int:
+    return max(1, round(seconds * 1000))
+
+
+def _flag(is_so: bool) -> str:
+    return "1" if is_so else "0"
 
 
 def _unavailable(error: Exception) -> IndexUnavailable:

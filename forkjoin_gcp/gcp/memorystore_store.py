@@ -141,7 +141,21 @@ class MemorystoreStore:
     async def move(
         self, batch: Batch, found: Found, target: Batch, pieces: Sequence[Segment]
     ) -> bool:
-        args: list[Any] = [segment_id(found.first), found.revision]
+        return await self._exchange(batch, found, None, target, pieces)
+
+    async def split(self, batch: Batch, found: Found, pieces: Sequence[Segment]) -> bool:
+        return await self._exchange(batch, found, pieces[0], batch, pieces[1:])
+
+    async def _exchange(
+        self,
+        batch: Batch,
+        found: Found,
+        left: Segment | None,
+        target: Batch,
+        pieces: Sequence[Segment],
+    ) -> bool:
+        value = b"" if left is None else _write_segment(left, batch)
+        args: list[Any] = [segment_id(found.first), found.revision, value]
         for piece in pieces:
             args += [segment_id(piece.first), piece.nonce, _write_segment(piece, target)]
         keys = [batch.memory_key, target.memory_key]

@@ -33,6 +33,7 @@ from forkjoin_gcp.ports import (
     TaskRequest,
 )
 from forkjoin_gcp.runtime import SystemClock
+from forkjoin_gcp.testing.in_process_leases import InProcessLeases
 
 
 @dataclass
@@ -45,7 +46,7 @@ class _Open:
     drained: asyncio.Event = field(default_factory=asyncio.Event)
 
 
-class InProcessIndex:
+class InProcessIndex(InProcessLeases):
     """WorkIndex in a dictionary.
 
     ``forget`` loses everything, as FLUSHALL does, but for the highest index seen: a client of the
@@ -53,14 +54,15 @@ class InProcessIndex:
     """
 
     def __init__(self, config: QueueConfig, clock: Clock) -> None:
+        super().__init__(clock)
         self._config = config
-        self._clock = clock
         self._current: dict[Lane, int] = {}
         self._open: dict[tuple[Lane, int], _Open] = {}
         self._highest = 0
 
     def forget(self) -> None:
         """Lose all state."""
+        super().forget()
         self._current.clear()
         self._open.clear()
 
@@ -175,6 +177,18 @@ class InProcessStore:
         self._drop(batch, found.first)
         for piece in pieces:
             self._put(target, piece)
+        return True
+
+    async def split(self, batch: Batch, found: Found, pieces: Sequence[Segment]) -> bool:
+        held = self.segments.get(batch, {})
+        first, *rest = pieces
+        if held.get(found.first) is not found.revision:
+            there = [held[piece.first].nonce for piece in rest if piece.first in held]
+            return first.nonce in there
+        if any(piece.first in held for piece in rest):
+            raise SegmentConflict
+        for piece in pieces:
+            self._put(batch, piece)
         return True
 
     async def listing(self, batch: Batch) -> builtins.list[Listed]:

@@ -280,6 +280,92 @@ async def a_move_to_a_taken_place_does_nothing(store: WorkStore, lane: Lane) -> 
     assert await store.read(batch, 0, 10) == found
 
 
+def halves(segment: Segment, count: int) -> list[Segment]:
+    """The segment, cut after its first ``count`` items."""
+    rest = segment.items[count:]
+    return [
+        replace(segment, items=segment.items[:count]),
+        replace(segment, first=rest[0].position, items=rest, handled=()),
+    ]
+
+
+async def a_segment_is_split(store: WorkStore, lane: Lane) -> None:
+    batch = a_batch(lane)
+    found = await put(store, batch, some_segments(batch, 20))
+    segment = some_segments(batch, 20)[0]
+    pieces = halves(segment, 4)
+    assert await store.split(batch, found[0], pieces)
+    assert [one.segment for one in await store.read(batch, 0, 10)] == pieces
+    assert await store.listing(batch) == [Listed(0, 4), Listed(4, 6), Listed(10, 10)]
+    ids = [piece.item_id(item) for piece in pieces for item in piece.items]
+    assert ids == [batch.item_id(n) for n in range(10)]
+
+
+async def a_moved_and_tried_segment_is_split(store: WorkStore, lane: Lane) -> None:
+    batch = a_batch(lane)
+    items = tuple(StoredItem(n, str(n), n % 3, ENQUEUED_AT + n % 2) for n in (11, 13, 17))
+    segment = Segment(
+        10, items, "mine", a_batch(lane, 9).key, 30, ENQUEUED_AT, EXPIRE_AT,
+        handled=(StoredItem(12, "12", 1),),
+    )  # fmt: skip
+    (found,) = await put(store, batch, [segment])
+    pieces = halves(segment, 1)
+    assert await store.split(batch, found, pieces)
+    assert await contents(store, batch) == pieces
+    assert [one.first for one in await store.read(batch, 13, 20)] == [13]
+
+
+async def a_repeated_split_is_harmless(store: WorkStore, lane: Lane) -> None:
+    batch = a_batch(lane)
+    segment = some_segments(batch, 10)[0]
+    (found,) = await put(store, batch, [segment])
+    pieces = halves(segment, 5)
+    assert await store.split(batch, found, pieces)
+    assert await store.split(batch, found, pieces)
+    assert await contents(store, batch) == pieces
+
+
+async def what_has_gone_or_changed_is_not_split(store: WorkStore, lane: Lane) -> None:
+    batch = a_batch(lane)
+    segments = some_segments(batch, 20)
+    found = await put(store, batch, segments)
+    left = replace(segments[0], items=segments[0].items[4:])
+    changes = [Change(found[0], left), Change(found[1], None)]
+    assert await store.settle(batch, changes) == [True] * 2
+    assert not await store.split(batch, found[0], halves(segments[0], 5))
+    assert not await store.split(batch, found[1], halves(segments[1], 5))
+    assert await contents(store, batch) == [left]
+
+
+async def a_split_to_a_taken_place_does_nothing(store: WorkStore, lane: Lane) -> None:
+    batch = a_batch(lane)
+    segment = some_segments(batch, 10)[0]
+    theirs = some_segments(batch, 2, start=5, nonce="theirs")[0]
+    (found,) = await put(store, batch, [segment])
+    await put(store, batch, [theirs])
+    try:
+        await store.split(batch, found, halves(segment, 5))
+    except SegmentConflict:
+        pass
+    else:
+        raise AssertionError("no SegmentConflict")
+    assert await contents(store, batch) == [segment, theirs]
+
+
+async def a_segment_is_split_or_settled_not_both(store: WorkStore, lane: Lane) -> None:
+    for n in range(5):
+        batch = a_batch(lane, n)
+        segment = some_segments(batch, 10)[0]
+        (found,) = await put(store, batch, [segment])
+        pieces = halves(segment, 5)
+        was_split, settled = await asyncio.gather(
+            store.split(batch, found, pieces),
+            store.settle(batch, [Change(found, None)]),
+        )
+        assert was_split is not settled[0]
+        assert await contents(store, batch) == (pieces if was_split else [])
+
+
 async def settling_deletes_and_replaces(store: WorkStore, lane: Lane) -> None:
     batch = a_batch(lane)
     segments = some_segments(batch, 30)
@@ -407,6 +493,12 @@ CHECKS: list[Check] = [
     what_has_gone_does_not_move,
     what_has_changed_does_not_move,
     a_move_to_a_taken_place_does_nothing,
+    a_segment_is_split,
+    a_moved_and_tried_segment_is_split,
+    a_repeated_split_is_harmless,
+    what_has_gone_or_changed_is_not_split,
+    a_split_to_a_taken_place_does_nothing,
+    a_segment_is_split_or_settled_not_both,
     settling_deletes_and_replaces,
     settling_puts_dead_letters_down,
     each_change_stands_for_itself,
