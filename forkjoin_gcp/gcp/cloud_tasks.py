@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import random
 from typing import Any
 
 import grpc.aio
@@ -23,6 +25,8 @@ TRY_SECONDS = 3.0
 """Limit of one create: the client's own default of 20 s is longer than a reader waits for us."""
 
 TRIES = 3
+FIRST_WAIT = 0.1
+"""Seconds, at most, before the second try."""
 
 _PASSING = (
     google.ServiceUnavailable,
@@ -35,8 +39,8 @@ _PASSING = (
 )
 
 _again = AsyncRetrying(
-    stop=stop_after_attempt(TRIES),
-    wait=wait_random_exponential(0.1, max=1),
+    stop=stop_after_attempt(TRIES - 1),
+    wait=wait_random_exponential(2 * FIRST_WAIT, max=1),
     retry=retry_if_exception_type(_PASSING),
     reraise=True,
 )
@@ -64,9 +68,7 @@ class CloudTasksScheduler:
     async def create(self, task: TaskRequest) -> bool:
         request = self._request(task)
         try:
-            # A copy: what a retrying object keeps of a call is not for two at once. And no lambda:
-            # tenacity awaits only what it sees to be a coroutine function.
-            await _again.copy()(self._call, request)
+            await self._call_until_answered(request)
         except google.AlreadyExists:
             return False
         except google.NotFound:
@@ -90,6 +92,16 @@ class CloudTasksScheduler:
     async def close(self) -> None:
         transport: Any = self._client.transport
         await transport.close()
+
+    async def _call_until_answered(self, request: CreateTaskRequest) -> None:
+        try:
+            # Nearly always the only try: the machinery of further ones costs as much as a call.
+            await self._call(request)
+        except _PASSING:
+            await asyncio.sleep(random.uniform(0, FIRST_WAIT))
+            # A copy: what a retrying object keeps of a call is not for two at once. And no lambda:
+            # tenacity awaits only what it sees to be a coroutine function.
+            await _again.copy()(self._call, request)
 
     async def _call(self, request: CreateTaskRequest) -> None:
         self._counters["cloud_tasks.create_task"] += 1

@@ -6,6 +6,7 @@ Firestore's public GAPIC client takes them; its high-level client costs seven ti
 from __future__ import annotations
 
 import asyncio
+import random
 import re
 from collections.abc import Awaitable, Callable, Iterable, Iterator, Sequence
 from typing import Any, TypeVar
@@ -19,7 +20,6 @@ from google.cloud.firestore_v1.services.firestore import FirestoreAsyncClient
 from google.cloud.firestore_v1.services.firestore.transports import FirestoreGrpcAsyncIOTransport
 from tenacity import (
     AsyncRetrying,
-    RetryCallState,
     retry_if_exception_type,
     wait_random_exponential,
 )
@@ -33,6 +33,9 @@ MAX_REQUEST_BYTES = 3_500_000
 
 MAX_WRITES = 500
 """In one request."""
+
+FIRST_WAIT = 0.05
+"""Seconds, at most, before the second try."""
 
 EMULATOR_PATIENCE = 2.0
 """Seconds for which an emulator that never answered yet is tried: most likely nobody started it."""
@@ -257,22 +260,28 @@ class FirestoreCalls:
         """Call until there is an answer, but no longer than ``seconds``; half of it for a try."""
         loop = asyncio.get_running_loop()
         began = loop.time()
-        end = began + seconds
 
-        def time_is_up(state: RetryCallState) -> bool:
+        def has_time(wait: float) -> bool:
             patience = seconds
             if self._services.firestore_emulator_host and not self._answered:
                 patience = min(seconds, EMULATOR_PATIENCE)
-            return loop.time() + state.upcoming_sleep >= began + patience
+            return loop.time() + wait < began + patience
 
-        tries = AsyncRetrying(
-            stop=time_is_up,
-            wait=wait_random_exponential(multiplier=0.05, max=1),
-            retry=retry_if_exception_type(_PassingError),
-            reraise=True,
-        )
         try:
-            return await tries(self._try, call, seconds, end)
+            try:
+                # Nearly always the only try: the machinery of further ones costs as much as a call.
+                return await self._try(call, seconds, began + seconds)
+            except _PassingError:
+                if not has_time(FIRST_WAIT):
+                    raise
+            await asyncio.sleep(random.uniform(0, FIRST_WAIT))
+            tries = AsyncRetrying(
+                stop=lambda state: not has_time(state.upcoming_sleep),
+                wait=wait_random_exponential(multiplier=2 * FIRST_WAIT, max=1),
+                retry=retry_if_exception_type(_PassingError),
+                reraise=True,
+            )
+            return await tries(self._try, call, seconds, began + seconds)
         except _PassingError as error:
             raise StoreUnavailable(
                 f"Firestore gave no answer in {loop.time() - began:.1f} s: {error}. {self._where()}"
