@@ -32,6 +32,7 @@ class Settings(TypedDict, total=False):
     shards: int
     lanes: int
     writer_timeout: float
+    max_clock_skew: float
     acquire_timeout: float
     acquire_attempts: int
     concurrency: int
@@ -82,8 +83,15 @@ class QueueConfig(BaseModel):
     )
     lanes: int = _count(1, 1, 100, "lanes", "work indexes open at once")
     writer_timeout: float = _seconds(10, 0.1, 300, "how long a reader waits for writers")
-    acquire_timeout: float = _seconds(1, 0.05, 30, "limit of one try to reach Memorystore")
-    acquire_attempts: int = _count(3, 1, 20, "tries", "tries to reserve before giving up")
+    max_clock_skew: float = _seconds(
+        5, 0, 300, "how far a clock may be off Cloud Tasks' and the workers', for the clock lane"
+    )
+    acquire_timeout: float = _seconds(
+        1, 0.05, 30, "how long Memorystore may take to answer before it counts as away"
+    )
+    acquire_attempts: int = _count(
+        3, 1, 20, "tries", "tries to reserve, where Memorystore fails at once, before it is away"
+    )
     concurrency: int = _count(50, 1, 10_000, "items", "items in progress at once in a request")
     max_attempts: int = _count(5, 1, 100, "tries", "tries of an item before it is dead-lettered")
     retry_min_backoff: float = _seconds(

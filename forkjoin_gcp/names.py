@@ -18,6 +18,13 @@ KNUTH_FACTOR = 2654435761
 MAX_POSITIONS = 10**8
 """Positions of one batch: segment ids are eight digits, so that keys sort as numbers do."""
 
+CLOCK_LANE = 999
+"""The number of the lane that is counted by the clock: QueueConfig has at most 100 others."""
+
+CLOCK_BLOCK = 1_000
+"""Positions that each segment of a clock batch owns, from a random multiple of this on: as many as
+the largest segment of the largest batch_size has items."""
+
 _QUEUE = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _VERSION = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,29}[a-z0-9])?")
 _BATCH_KEY = re.compile(r"([0-9a-f]{8})-(0|[1-9][0-9]{0,2})-(0|[1-9][0-9]{0,17})")
@@ -71,6 +78,11 @@ class Lane:
     def quarantine_key(self) -> str:
         """Says in Memorystore which suspect chunk of the lane runs."""
         return f"{self.key}:quarantine"
+
+    @property
+    def is_clock(self) -> bool:
+        """Whether its batches are numbered by the clock, without Memorystore."""
+        return self.number == CLOCK_LANE
 
     @property
     def root_path(self) -> str:
@@ -162,6 +174,35 @@ def split_at_chunks(start: int, count: int, batch_size: int) -> list[tuple[int, 
 def plan_by_length(length: int, batch_size: int) -> list[tuple[int, int]]:
     """The chunks of a batch of which ``length`` positions were handed out, as (first, stop)."""
     return [(first, first + batch_size) for first in range(0, length, batch_size)]
+
+
+def clock_index(now: float, period: float) -> int:
+    """The work index of the clock batch that gathers at ``now`` (Unix s): its period's end, in ms.
+
+    ``period`` is in seconds; all who use the same have the same periods.
+    """
+    period_ms = round(period * 1000)
+    return (int(now * 1000) // period_ms + 1) * period_ms
+
+
+def plan_by_packing(listed: Iterable[tuple[int, int]], batch_size: int) -> list[tuple[int, int]]:
+    """Chunks of a clock batch, as (first, stop): segments, given as (first, count), in key order,
+    as many as ``batch_size`` items allow, and at least one.
+
+    A chunk ends where its last segment's block does, so its span depends on its own segments alone:
+    planned again when others have gone, the chunk has the same name.
+    """
+    spans: list[tuple[int, int]] = []
+    room = 0
+    for first, count in sorted(listed):
+        stop = first - first % CLOCK_BLOCK + CLOCK_BLOCK
+        if spans and count <= room:
+            spans[-1] = spans[-1][0], stop
+        else:
+            spans.append((first, stop))
+            room = batch_size
+        room -= count
+    return spans
 
 
 def plan_by_listing(firsts: Iterable[int], batch_size: int) -> list[tuple[int, int]]:

@@ -123,6 +123,9 @@ class WorkIndex(Protocol):
         What the next lease will say is given; where that is nothing, the chunk is forgotten.
         """
 
+    async def ping(self, lane: Lane) -> None:
+        """Return where the lane's state can be changed. Changes nothing of it."""
+
     async def close(self) -> None:
         """Drop all connections."""
 

@@ -1,15 +1,17 @@
 """The reader, a batch's root task: seal → drain → fence → plan → schedule chunks, handle the first.
 
 A writer that releases after the fence is told that it is late, so what the reader finds after its
-fence is all that will ever be there.
+fence is all that will ever be there. A clock batch has no fence but the time at which it is run.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Coroutine, Iterable
+from typing import Any
 
 from forkjoin_gcp.config import QueueConfig
-from forkjoin_gcp.names import Batch, plan_by_length, plan_by_listing
+from forkjoin_gcp.names import Batch, plan_by_length, plan_by_listing, plan_by_packing
 from forkjoin_gcp.ports import Counters, Extent, Ports
 from forkjoin_gcp.tasks import ChunkTask, RootTask, request_for
 from forkjoin_gcp.worker import Worker
@@ -42,6 +44,9 @@ class Reader:
         """
         self._counters["roots"] += 1
         began = asyncio.get_running_loop().time()
+        if task.batch.lane.is_clock:
+            await self._run_clock(task)
+            return
         extent = await self._close(task.batch)
         # Where a second root runs or may run, beside this one or after it, each chunk goes by its
         # name, so that no two run the same one. Else the first chunk is handled here, a hop sooner.
@@ -56,14 +61,28 @@ class Reader:
             spans = plan_by_length(extent.length, extent.batch_size)
             here = 1 if extent.length < self._config.max_batch_items else 0
         chunks = [ChunkTask(task.batch, *span, task.generation) for span in spans]
-        results = await asyncio.gather(
-            *(self._schedule(chunk) for chunk in chunks[here:]),
-            *(self._worker.run(chunk, began) for chunk in chunks[:here]),
-            return_exceptions=True,
+        await _all(
+            [
+                *(self._schedule(chunk) for chunk in chunks[here:]),
+                *(self._worker.run(chunk, began) for chunk in chunks[:here]),
+            ]
         )
-        for result in results:
-            if isinstance(result, BaseException):
-                raise result
+
+    async def _run_clock(self, task: RootTask) -> None:
+        """Schedule the chunks of a batch that nobody counted. Needs no Memorystore.
+
+        Its writers' time is over when Cloud Tasks runs it. By this machine's clock, too: so a
+        writer's clock may be off either, and a root that somebody ran too soon waits.
+        """
+        over = (task.batch.index + task.after_ms) / 1000
+        early = over - self._ports.clock.now()
+        if task.after_ms and early > 0:
+            await asyncio.sleep(min(early, task.after_ms / 1000))
+        listed = await self._ports.store.listing(task.batch)
+        counts = [(one.first, one.count) for one in listed if one.count]
+        spans = plan_by_packing(counts, self._config.batch_size)
+        chunks = [ChunkTask(task.batch, *span, task.generation) for span in spans]
+        await _all(self._schedule(chunk) for chunk in chunks)
 
     async def _close(self, batch: Batch) -> Extent | None:
         """Let no more writers in, wait for those who are in, and end the wait."""
@@ -82,3 +101,10 @@ class Reader:
     async def _schedule(self, chunk: ChunkTask) -> None:
         async with self._creates:
             await self._ports.scheduler.create(request_for(chunk, self._config))
+
+
+async def _all(work: Iterable[Coroutine[Any, Any, None]]) -> None:
+    """Do all of it, side by side; then raise what was raised first."""
+    for result in await asyncio.gather(*work, return_exceptions=True):
+        if isinstance(result, BaseException):
+            raise result

@@ -31,11 +31,15 @@ class RootTask:
     ``sweep`` marks one that a sweeper scheduled, by the Unix time in seconds at which its sweep's
     window began; 0 is none. Sweepers that find the batch in the same window name the same task, and
     the names of its chunks are none that an earlier root's chunks can have taken.
+
+    ``after_ms`` is how long after its index a clock batch is run, in ms. It is in the name: writers
+    with other timeouts, as in a rolling upgrade, have a root of their own.
     """
 
     batch: Batch
     full: bool = False
     sweep: int = 0
+    after_ms: int = 0
 
     @property
     def task_id(self) -> str:
@@ -44,7 +48,8 @@ class RootTask:
             # once more.
             spread = knuth_hash(self.batch.index) + self.sweep
             return f"{_task_id(self.batch, spread)}_sweep-{self.sweep}"
-        return _task_id(self.batch, self.batch.index) + ("_full" if self.full else "")
+        after = f"_after-{self.after_ms}" if self.after_ms else ""
+        return _task_id(self.batch, self.batch.index) + ("_full" if self.full else "") + after
 
     @property
     def generation(self) -> int:
@@ -56,7 +61,13 @@ class RootTask:
         return 1 + knuth_hash(self.batch.index) % shards
 
     def body(self) -> bytes:
-        return _encode(self.batch, kind="root", full=self.full, sweep=self.sweep or None)
+        return _encode(
+            self.batch,
+            kind="root",
+            full=self.full,
+            sweep=self.sweep or None,
+            after_ms=self.after_ms or None,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,6 +132,7 @@ class _Body(BaseModel):
     batch: str
     full: bool | None = None
     sweep: int | None = Field(None, ge=1, lt=10**11)
+    after_ms: int | None = Field(None, ge=1, le=3_600_000)
     first: int | None = Field(None, ge=0, lt=MAX_POSITIONS)
     stop: int | None = Field(None, ge=1, le=MAX_POSITIONS)
     generation: int | None = Field(None, ge=0)
@@ -143,13 +155,17 @@ def parse_task(body: bytes | str) -> Task:
     if fields.kind == "root":
         if span != (None, None, None) or fields.due is not None:
             raise ConfigurationError("a root task takes no first, stop, generation or due")
-        if fields.full and fields.sweep:
-            raise ConfigurationError("a root task is full or of a sweep, not both")
-        return RootTask(batch, fields.full or False, fields.sweep or 0)
+        if sum(map(bool, (fields.full, fields.sweep, fields.after_ms))) > 1:
+            raise ConfigurationError("a root task has one of full, sweep and after_ms at most")
+        if fields.after_ms is not None and not batch.lane.is_clock:
+            raise ConfigurationError("only a root task of a clock batch takes after_ms")
+        return RootTask(batch, fields.full or False, fields.sweep or 0, fields.after_ms or 0)
     if fields.first is None or fields.stop is None or fields.generation is None:
         raise ConfigurationError("a chunk task needs first, stop and generation")
-    if (fields.full, fields.sweep) != (None, None) or fields.first >= fields.stop:
-        raise ConfigurationError("a chunk task needs first < stop, and takes no full or sweep")
+    if (fields.full, fields.sweep, fields.after_ms) != (None, None, None):
+        raise ConfigurationError("a chunk task takes no full, sweep or after_ms")
+    if fields.first >= fields.stop:
+        raise ConfigurationError("a chunk task needs first < stop")
     return ChunkTask(batch, fields.first, fields.stop, fields.generation, fields.due or 0.0)
 
 

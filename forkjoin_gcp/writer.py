@@ -11,25 +11,23 @@ import functools
 import logging
 import uuid
 from collections.abc import Callable, Coroutine, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 from forkjoin_gcp.config import QueueConfig
 from forkjoin_gcp.errors import (
     ForkJoinError,
-    IndexUnavailable,
     QueueClosed,
     SegmentConflict,
     ServiceError,
-    TaskQueueNotFound,
 )
 from forkjoin_gcp.groups import Done, Group, Pending, Slice, Submission
-from forkjoin_gcp.items import Segment, build_segments, move_segment
+from forkjoin_gcp.holds import Hold, Holds, LaneHold, Stamp
+from forkjoin_gcp.items import Segment
+from forkjoin_gcp.moves import Mover
 from forkjoin_gcp.names import Batch, Lane, item_id
-from forkjoin_gcp.ports import Counters, Found, Ports, Release, Reservation
-from forkjoin_gcp.tasks import RootTask, request_for
+from forkjoin_gcp.ports import Counters, Ports, Release
 
 logger = logging.getLogger(__name__)
-T = TypeVar("T")
 
 GROUP_INTERVAL = 0.015
 """Seconds. Where several callers wait, groups of a lane start no closer than this, unless callers
@@ -39,8 +37,8 @@ GROUP_QUIET = 0.003
 """Seconds without a new item after which a group starts before GROUP_INTERVAL is over: callers that
 wait for their answers before they enqueue again have all come back by then."""
 
-MOVE_ATTEMPTS = 5
-"""How many new indexes a late group is moved to before its callers are told of the failure."""
+Placed = tuple[int, Segment]
+"""A segment, and which item of its group is its first."""
 
 
 class Writer:
@@ -64,7 +62,10 @@ class Writer:
         self._counters = counters
         self._new_nonce = new_nonce
         numbers = [(first_lane + n) % config.lanes for n in range(config.lanes)]
-        self._idle = [Lane(config.name, config.version, n) for n in reversed(numbers)]
+        lanes = [Lane(config.name, config.version, n) for n in numbers]
+        self._idle = lanes[::-1]
+        self._holds = Holds(config, ports, counters)
+        self._mover = Mover(ports.store, self._holds, counters, lanes[0])
         self._pending = Pending(config.max_batch_items)
         self._last_arrival = 0.0
         self._running: set[asyncio.Task[None]] = set()
@@ -113,6 +114,7 @@ class Writer:
             await asyncio.gather(*running, return_exceptions=True)
             while group := self._pending.take():
                 group.refuse_all(QueueClosed())
+            self._holds.close()
 
     def _start_lane(self) -> None:
         if self._idle and len(self._pending):
@@ -129,7 +131,7 @@ class Writer:
         started = float("-inf")
         loop = asyncio.get_running_loop()
         group: Group | None = None
-        held: tuple[Group, Reservation] | None = None
+        held: tuple[Group, Hold] | None = None
         try:
             while True:
                 if held is None:
@@ -139,14 +141,14 @@ class Writer:
                         break
                     started = loop.time()
                     try:
-                        held = group, await self._reserve(lane, len(group.payloads))
+                        held = group, await self._holds.take(lane, len(group.payloads))
                     except Exception as error:
                         group.refuse_all(_known(error))
                         continue
                     self._start_lane()
-                group, reservation = held
+                group, hold = held
                 try:
-                    held = await self._write(lane, group, reservation, started)
+                    held = await self._write(group, hold, started)
                 except Exception as error:
                     held = None
                     group.refuse_all(_known(error))
@@ -167,46 +169,17 @@ class Writer:
                 return
             await asyncio.sleep(until - loop.time())
 
-    async def _reserve(self, lane: Lane, count: int) -> Reservation:
-        for tried in range(self._config.acquire_attempts - 1):
-            try:
-                return await self._in_time(self._ports.index.reserve(lane, count))
-            except IndexUnavailable:
-                await asyncio.sleep(min(1.0, 0.05 * 2**tried))
-        return await self._in_time(self._ports.index.reserve(lane, count))
-
-    async def _in_time(self, call: Coroutine[Any, Any, T]) -> T:
-        """One try to reach Memorystore, connecting included."""
-        try:
-            async with asyncio.timeout(self._config.acquire_timeout):
-                return await call
-        except TimeoutError:
-            raise IndexUnavailable(
-                f"no answer from Memorystore in acquire_timeout={self._config.acquire_timeout} s"
-            ) from None
-
-    async def _write(
-        self, lane: Lane, group: Group, reservation: Reservation, started: float
-    ) -> tuple[Group, Reservation] | None:
-        """Write one group and release it; the next group and its reservation, if both are there."""
-        batch = Batch(lane, reservation.index)
+    async def _write(self, group: Group, hold: Hold, started: float) -> tuple[Group, Hold] | None:
+        """Write one group and release it; the next group and its hold, if both are there."""
+        batch = hold.batch
         now = self._ports.clock.now()
-        segments = build_segments(
-            batch,
-            reservation.start,
-            reservation.batch_size,
-            group.payloads,
-            nonce=self._new_nonce(),
-            enqueued_at=now,
-            expire_at=now + self._config.expire_after,
-        )
+        stamp = Stamp(self._new_nonce(), now, now + self._config.expire_after)
+        segments = hold.build(group.payloads, stamp)
         self._counters["groups"] += 1
         outcome, scheduled = await asyncio.gather(
-            self._ports.store.create(batch, segments),
-            self._schedule_root(batch, reservation),
-            return_exceptions=True,
+            self._create(hold, segments), self._holds.schedule(hold), return_exceptions=True
         )
-        written: list[Segment] = []
+        written: list[Placed] = []
         if isinstance(scheduled, BaseException):
             # There is nobody to bring these items to a handler: they are taken back.
             await self._discard(batch, segments)
@@ -214,98 +187,70 @@ class Writer:
         elif isinstance(outcome, BaseException):
             group.refuse_all(_known(outcome))
         else:
-            written = self._sort_out(group, reservation.start, segments, outcome)
-        known = scheduled is True
-        verdict, following = await self._release(lane, reservation.index, known, started)
+            written = self._sort_out(group, segments, outcome)
+        verdict, following = await self._release(hold, scheduled is True, started)
         if verdict is not Release.LATE:
-            self._accept(group, reservation.start, batch, written)
+            self._accept(group, batch, written)
         elif written:
-            moving = self._spawn(self._move(batch, written, MOVE_ATTEMPTS))
+            moving = self._spawn(self._mover.move(batch, [segment for _, segment in written]))
             # A callback: it comes even where the task is cancelled before its first step.
-            moving.add_done_callback(
-                functools.partial(self._end_late, group, reservation.start, batch, written)
-            )
+            moving.add_done_callback(functools.partial(self._end_late, group, batch, written))
         return following
 
+    async def _create(self, hold: Hold, segments: Sequence[Segment]) -> list[Exception | None]:
+        outcome = await self._ports.store.create(hold.batch, segments)
+        hold.wrote()
+        return outcome
+
     def _sort_out(
-        self,
-        group: Group,
-        start: int,
-        segments: Sequence[Segment],
-        outcome: Sequence[Exception | None],
-    ) -> list[Segment]:
+        self, group: Group, segments: Sequence[Segment], outcome: Sequence[Exception | None]
+    ) -> list[Placed]:
         """The segments that were written; the others' callers are told, or their items wait on."""
-        written: list[Segment] = []
+        written: list[Placed] = []
         again: list[Slice] = []
+        offset = 0
         for segment, error in zip(segments, outcome, strict=True):
+            count = len(segment.items)
             if error is None:
-                written.append(segment)
+                written.append((offset, segment))
             elif isinstance(error, SegmentConflict):
-                # The counters had gone back to positions already used. Nothing of this segment was
-                # written, so its items take new positions, and new ids, with the next group.
+                # The counters had gone back to positions already used, or two writers on the clock
+                # lane took the same block. Nothing of this segment was written, so its items take
+                # new positions, and new ids, with the next group.
                 self._counters["segment_conflicts"] += 1
-                again += group.part(segment.first - start, len(segment.items))
+                again += group.part(offset, count)
             else:
-                group.refuse(segment.first - start, len(segment.items), error)
+                group.refuse(offset, count, error)
+            offset += count
         self._pending.put_back(again)
         return written
 
-    def _accept(self, group: Group, start: int, batch: Batch, written: Sequence[Segment]) -> None:
+    def _accept(self, group: Group, batch: Batch, written: Sequence[Placed]) -> None:
         key = batch.key
-        for segment in written:
+        for offset, segment in written:
             # A segment just written has its items at consecutive positions.
             places = range(segment.first, segment.first + len(segment.items))
-            ids = [item_id(key, place) for place in places]
-            group.accept(segment.first - start, ids)
+            group.accept(offset, [item_id(key, place) for place in places])
             self._counters["items_enqueued"] += len(segment.items)
 
     async def _release(
-        self, lane: Lane, index: int, scheduled: bool, started: float
-    ) -> tuple[Release, tuple[Group, Reservation] | None]:
-        """Give the hold back, in one round trip with the next group's reservation where one waits.
-
-        No answer counts as late: if the release was not seen, a reader may fence at any time.
-        """
+        self, hold: Hold, scheduled: bool, started: float
+    ) -> tuple[Release, tuple[Group, Hold] | None]:
+        """Give the hold back, in one round trip with the next group's where one waits."""
         due = started + GROUP_INTERVAL <= asyncio.get_running_loop().time()
-        group = self._pending.take() if due or len(self._pending) == 1 else None
-        port = self._ports.index
+        turns = isinstance(hold, LaneHold) and self._holds.can_turn
+        group = self._pending.take() if turns and (due or len(self._pending) == 1) else None
+        if group is None or not isinstance(hold, LaneHold):
+            return await self._holds.release(hold, scheduled=scheduled), None
+        following: LaneHold | None = None
         try:
-            if group is None:
-                call = port.release(lane, index, scheduled=scheduled)
-                return self._noted(await self._in_time(call)), None
-            both = port.release_and_reserve(lane, index, len(group.payloads), scheduled=scheduled)
-            verdict, reservation = await self._in_time(both)
-            return self._noted(verdict), (group, reservation)
-        except BaseException as error:
-            if group is not None:
+            verdict, following = await self._holds.release_and_take(
+                hold, len(group.payloads), scheduled=scheduled
+            )
+        finally:
+            if following is None:
                 self._pending.put_back(group.slices)
-            if not isinstance(error, IndexUnavailable):
-                raise
-            logger.warning("no answer to the release of %s: %s", index, error)
-            return self._noted(Release.LATE), None
-
-    def _noted(self, verdict: Release) -> Release:
-        self._counters[f"release_{verdict.value}"] += 1
-        return verdict
-
-    async def _schedule_root(self, batch: Batch, reservation: Reservation) -> bool:
-        """Whether the batch's root task is known to exist. Raises TaskQueueNotFound."""
-        if reservation.scheduled and not reservation.full:
-            return True
-        task = RootTask(batch, full=reservation.full)
-        at_once = reservation.full or self._config.batch_period == 0
-        at = None if at_once else self._ports.clock.now() + self._config.batch_period
-        try:
-            await self._ports.scheduler.create(request_for(task, self._config, at))
-        except TaskQueueNotFound:
-            raise
-        except ServiceError as error:
-            # The items are durable. The next writer of the batch tries again, and the sweeper
-            # finds what no writer comes after.
-            self._counters["schedule_deferred"] += 1
-            logger.warning("root task of %s is deferred: %s", batch.key, error)
-            return False
-        return True
+        return verdict, (group, following) if following else None
 
     async def _discard(self, batch: Batch, segments: Sequence[Segment]) -> None:
         try:
@@ -314,85 +259,14 @@ class Writer:
             logger.warning("segments of %s could not be taken back: %s", batch.key, error)
 
     def _end_late(
-        self,
-        group: Group,
-        start: int,
-        batch: Batch,
-        written: Sequence[Segment],
-        moving: asyncio.Task[None],
+        self, group: Group, batch: Batch, written: Sequence[Placed], moving: asyncio.Task[None]
     ) -> None:
         error = asyncio.CancelledError() if moving.cancelled() else moving.exception()
         if error is None:
-            self._accept(group, start, batch, written)
+            self._accept(group, batch, written)
             return
-        for segment in written:
-            group.refuse(segment.first - start, len(segment.items), _known(error))
-
-    async def _move(self, batch: Batch, segments: Sequence[Segment], attempts: int) -> None:
-        """Move late segments to a new index, until one is released in time.
-
-        A segment that is gone, or changed, was read by a reader, which is all that was wanted.
-        """
-        found = await self._find(batch, segments)
-        if not found:
-            return
-        if not attempts:
-            raise IndexUnavailable(f"{batch.key} was late on {MOVE_ATTEMPTS} indexes in a row")
-        reservation = await self._reserve(batch.lane, sum(len(s.items) for _, s in found))
-        target = Batch(batch.lane, reservation.index)
-        moves, position = [], reservation.start
-        for one, segment in found:
-            pieces = move_segment(segment, position, reservation.batch_size)
-            position += len(segment.items)
-            moves.append(self._move_one(batch, one, target, pieces))
-        scheduled, *outcome = await asyncio.gather(
-            self._schedule_root(target, reservation), *moves, return_exceptions=True
-        )
-        if isinstance(scheduled, BaseException):
-            # The items are durable already, so a missing Cloud Tasks queue no longer refuses them.
-            self._counters["schedule_deferred"] += 1
-            logger.error("root task of %s could not be created: %s", target.key, scheduled)
-        try:
-            released = self._ports.index.release(
-                batch.lane, reservation.index, scheduled=scheduled is True
-            )
-            verdict = self._noted(await self._in_time(released))
-        except IndexUnavailable:
-            verdict = self._noted(Release.LATE)
-        moved = [piece for pieces in outcome if isinstance(pieces, list) for piece in pieces]
-        clashed = [
-            segment
-            for (_, segment), result in zip(found, outcome, strict=True)
-            if isinstance(result, SegmentConflict)
-        ]
-        if verdict is Release.LATE and moved:
-            await self._move(target, moved, attempts - 1)
-        if clashed:
-            await self._move(batch, clashed, attempts - 1)
-        for result in outcome:
-            if isinstance(result, BaseException) and not isinstance(result, SegmentConflict):
-                raise result
-
-    async def _find(self, batch: Batch, segments: Sequence[Segment]) -> list[tuple[Found, Segment]]:
-        """The segments that stand as this writer wrote them: no reader has settled any of them."""
-        wrote = {segment.first: segment for segment in segments}
-        there = await self._ports.store.read(batch, min(wrote), max(wrote) + 1)
-        return [
-            (one, one.segment)
-            for one in there
-            if one.segment
-            and one.first in wrote
-            and (one.segment.nonce, one.segment.items)
-            == (wrote[one.first].nonce, wrote[one.first].items)
-        ]
-
-    async def _move_one(
-        self, batch: Batch, found: Found, target: Batch, pieces: Sequence[Segment]
-    ) -> list[Segment]:
-        if not await self._ports.store.move(batch, found, target, pieces):
-            return []
-        self._counters["segments_moved"] += 1
-        return list(pieces)
+        for offset, segment in written:
+            group.refuse(offset, len(segment.items), _known(error))
 
 
 def _known(error: BaseException) -> Exception:

@@ -22,6 +22,9 @@ LANE_TTL_MS = 24 * 3600 * 1000
 WAKE_UP_TTL_MS = 10 * 60 * 1000
 """A wake-up that no reader came for is dropped after this: twice the longest writer_timeout."""
 
+PING_TTL_MS = 1_000
+"""What a ping writes is of no use to anybody."""
+
 
 class MemorystoreIndex:
     """WorkIndex on a Valkey client that never repeats a command by itself.
@@ -109,6 +112,15 @@ class MemorystoreIndex:
     ) -> None:
         args = token, vanished, "" if split is None else split
         await self._run_leased(self._unlease, chunk, *args)
+
+    async def ping(self, lane: Lane) -> None:
+        # A write, and under the lane's hash tag: a replica, or a cluster without the lane's shard,
+        # answers PING and takes no reservation.
+        self._counters["memorystore.round_trip"] += 1
+        try:
+            await self._client.set(f"{lane.key}:ping", "1", px=PING_TTL_MS)
+        except (RedisError, OSError) as error:
+            raise _unavailable(error) from error
 
     async def close(self) -> None:
         await self._client.aclose()

@@ -124,6 +124,9 @@ class InProcessIndex(InProcessLeases):
         state = self._open.pop((lane, index), None)
         return Extent(state.length, state.batch_size) if state else None
 
+    async def ping(self, lane: Lane) -> None:
+        return
+
     async def close(self) -> None:
         return
 

@@ -255,6 +255,15 @@ async def a_suspects_starts_are_counted_by_renewing(index: WorkIndex, lane: Lane
     assert not await index.renew(suspect, "next", 30), "the quarantine is another's"
 
 
+async def a_ping_changes_nothing(index: WorkIndex, lane: Lane) -> None:
+    await index.ping(lane)
+    held = await index.reserve(lane, 2)
+    await index.ping(lane)
+    assert await index.seal(lane, held.index) == 1
+    await index.ping(lane)
+    assert await index.fence(lane, held.index) == Extent(2, BATCH_SIZE)
+
+
 CHECKS: list[Check] = [
     positions_are_handed_out_once,
     a_release_notes_the_root_task,
@@ -279,4 +288,5 @@ CHECKS: list[Check] = [
     where_a_chunk_was_split_is_told,
     suspects_run_one_at_a_time,
     a_suspects_starts_are_counted_by_renewing,
+    a_ping_changes_nothing,
 ]

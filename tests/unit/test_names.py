@@ -1,23 +1,31 @@
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from forkjoin_gcp.errors import ConfigurationError
 from forkjoin_gcp.names import (
+    CLOCK_BLOCK,
+    CLOCK_LANE,
+    MAX_POSITIONS,
     Batch,
     Lane,
     chunk_bounds,
+    clock_index,
     knuth_hash,
     plan_by_length,
     plan_by_listing,
+    plan_by_packing,
     segment_id,
     split_at_chunks,
 )
 from forkjoin_gcp.tasks import ChunkTask, RootTask, parse_task
 
 LANE = Lane("feeds", "v1", 0)
+CLOCK = Lane("feeds", "v1", CLOCK_LANE)
 INDEXES = st.integers(1, 10**15)
 lanes = st.builds(Lane, st.just("feeds"), st.just("v1"), st.integers(0, 99))
 batches = st.builds(Batch, lanes, INDEXES)
@@ -120,9 +128,25 @@ def test_tasks_are_read_back(batch: Batch, span: tuple[int, int], generation: in
     for task in (
         RootTask(batch),
         RootTask(batch, full=True),
+        RootTask(batch, sweep=1_800_000_000),
+        RootTask(Batch(CLOCK, batch.index), after_ms=15_000),
         ChunkTask(batch, *span, generation, 1e9),
     ):
         assert parse_task(task.body()) == task
+
+
+def test_only_roots_of_clock_batches_take_after_ms() -> None:
+    clock = Batch(CLOCK, 1)
+    for bad in (
+        RootTask(Batch(LANE, 1), after_ms=1),
+        RootTask(clock, full=True, after_ms=1),
+        RootTask(clock, sweep=1, after_ms=1),
+    ):
+        with pytest.raises(ConfigurationError, match="after_ms"):
+            parse_task(bad.body())
+    chunk = ChunkTask(clock, 0, 1000).body().replace(b'"first"', b'"after_ms":1,"first"')
+    with pytest.raises(ConfigurationError, match="after_ms"):
+        parse_task(chunk)
 
 
 @given(batches, batches, spans, spans)
@@ -131,10 +155,14 @@ def test_task_ids_are_unique_and_allowed(
 ) -> None:
     tasks = {
         RootTask(one), RootTask(one, full=True), RootTask(other), ChunkTask(one, *span),
+        RootTask(one, after_ms=15_000), RootTask(one, after_ms=15_001), RootTask(one, sweep=15_000),
         ChunkTask(one, *span, 1), ChunkTask(other, *span), ChunkTask(one, *another),
     }  # fmt: skip
     by_first = {
-        tuple(getattr(task, name, -1) for name in ("batch", "first", "stop", "generation", "full"))
+        tuple(
+            getattr(task, name, -1)
+            for name in ("batch", "first", "stop", "generation", "full", "after_ms", "sweep")
+        )
         for task in tasks
     }
     assert len({task.task_id for task in tasks}) == len(by_first)
@@ -176,3 +204,40 @@ def test_shards_are_within_the_queues(batch: Batch, shards: int) -> None:
 def test_other_bodies_are_refused_with_a_reason(body: bytes, reason: str) -> None:
     with pytest.raises(ConfigurationError, match=reason):
         parse_task(body)
+
+
+def test_clock_index_is_the_end_of_the_period() -> None:
+    assert clock_index(1_800_000_000.0, 1.0) == 1_800_000_001_000
+    assert clock_index(1_800_000_000.999, 1.0) == 1_800_000_001_000
+    assert clock_index(1_800_000_003.0, 2.5) == 1_800_000_005_000
+
+
+blocks = st.dictionaries(st.integers(0, 99_999), st.integers(1, 1000), max_size=60)
+
+
+@given(blocks, st.integers(1, 1000))
+def test_packing_puts_each_segment_in_one_chunk_of_batch_size_at_most(
+    held: dict[int, int], batch_size: int
+) -> None:
+    listed = {block * CLOCK_BLOCK: count for block, count in held.items()}
+    spans = plan_by_packing(listed.items(), batch_size)
+    seen = []
+    for first, stop in spans:
+        inside = [at for at in listed if first <= at < stop]
+        assert len(inside) == 1 or sum(listed[at] for at in inside) <= batch_size
+        assert first == min(inside)
+        assert stop == max(inside) + CLOCK_BLOCK <= MAX_POSITIONS
+        seen += inside
+    assert sorted(seen) == sorted(listed), "each in exactly one"
+    for (_, stop), (first, _) in itertools.pairwise(spans):
+        assert stop <= first
+
+
+@given(blocks, st.integers(1, 1000), st.integers(0, 60))
+def test_packing_again_when_the_first_chunks_have_gone_names_the_rest_as_before(
+    held: dict[int, int], batch_size: int, gone: int
+) -> None:
+    listed = {block * CLOCK_BLOCK: count for block, count in held.items()}
+    spans = plan_by_packing(listed.items(), batch_size)
+    rest = {at: n for at, n in listed.items() if spans[gone:] and at >= spans[gone][0]}
+    assert plan_by_packing(rest.items(), batch_size) == spans[gone:]

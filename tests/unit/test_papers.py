@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 import forkjoin_gcp
-from forkjoin_gcp import QueueConfig, Services, config, errors, groups, items, writer
+from forkjoin_gcp import QueueConfig, Services, config, errors, groups, items, moves, writer
 from forkjoin_gcp.config import OTHER_VARIABLES, VARIABLES
 from forkjoin_gcp.endpoint import core
 from forkjoin_gcp.gcp import firestore_documents
@@ -327,7 +327,7 @@ def test_numbers_are_the_codes() -> None:
         f"{items.MAX_SEGMENT_BYTES:,} bytes",
     ):
         assert number in " ".join(PROTOCOL.split()), number
-    assert writer.MOVE_ATTEMPTS == 5
+    assert moves.MOVE_ATTEMPTS == 5
     assert "at most five times" in PROTOCOL
     assert f"{config.MAX_PAYLOAD_BYTES:,} bytes" in CONFIGURATION
 

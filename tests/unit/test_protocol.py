@@ -461,7 +461,7 @@ async def test_lost_answer_of_a_release_moves_the_segments() -> None:
 
 @rigged
 async def test_reserve_is_tried_again_and_then_fails_clearly() -> None:
-    rig = Rig(acquire_attempts=3)
+    rig = Rig(acquire_attempts=3, storage="memorystore")
     tries = 0
 
     async def down(lane: Lane, count: int) -> Any:
@@ -474,6 +474,10 @@ async def test_reserve_is_tried_again_and_then_fails_clearly() -> None:
         await rig.put(1)
     assert tries == 3
     rig.index.reserve = reserve  # type: ignore[method-assign]
+    with pytest.raises(IndexUnavailable, match="away"):
+        await rig.put(1)
+    assert rig.loop.time() < 0.5, "while it counts as away nobody waits to be told so"
+    await asyncio.sleep(0.5)
     await rig.put(2)
     await rig.drain()
     assert rig.numbers == [2]
@@ -481,7 +485,7 @@ async def test_reserve_is_tried_again_and_then_fails_clearly() -> None:
 
 @rigged
 async def test_a_reserve_that_never_answers_is_given_up_in_time() -> None:
-    rig = Rig(acquire_timeout=1, acquire_attempts=2)
+    rig = Rig(acquire_timeout=1, acquire_attempts=2, storage="memorystore")
 
     async def silent(lane: Lane, count: int) -> Any:
         await asyncio.sleep(3600)

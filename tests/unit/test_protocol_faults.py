@@ -44,7 +44,14 @@ WRITER_TIMEOUT = 1.0
 DELIVERIES = 12
 CALLS = (
     *("index.reserve", "index.release", "index.release_and_reserve", "index.seal", "index.fence"),
-    *("index.wait_drained", "store.create", "store.discard", "store.move", "store.listing"),
+    *(
+        "index.wait_drained",
+        "index.ping",
+        "store.create",
+        "store.discard",
+        "store.move",
+        "store.listing",
+    ),
     *("store.read", "store.settle", "scheduler.create"),
 )
 STAY = b"until all is in"
