@@ -1,0 +1,1 @@
+"""Deterministic simulation: the real protocol in worlds where everything goes wrong."""

@@ -1,0 +1,133 @@
+"""What must be so when a world has come to rest."""
+
+from __future__ import annotations
+
+import itertools
+import json
+import math
+from typing import TYPE_CHECKING
+
+from forkjoin_gcp.gcp.firestore_documents import DEAD_LETTERS
+from forkjoin_gcp.testing.simulation.ledger import Handling, Ledger, Violation
+from forkjoin_gcp.testing.simulation.processes import DATABASE
+
+if TYPE_CHECKING:
+    from forkjoin_gcp.testing.simulation.world import World
+
+
+LOST_CREATES = ("firestore loses calls", "firestore away")
+
+
+def check(world: World) -> None:
+    """Raise Violation for the first thing that is not as it must be."""
+    ledger = world.ledger
+    dead = _dead_letters(world)
+    _everybody_was_answered(world)
+    _ids_are_unique(ledger)
+    for number, item_id in ledger.accepted.items():
+        _reached_an_end(ledger, number, item_id, dead)
+    _nothing_is_left(world)
+    for number in ledger.handlings:
+        _handled_once(world, number)
+        _kept_its_id(world, number)
+
+
+def _dead_letters(world: World) -> dict[str, str]:
+    names = [document.name for document in world.cloud.firestore.documents(DATABASE)]
+    return {name.rpartition("/")[2]: name for name in names if name.split("/")[-2] == DEAD_LETTERS}
+
+
+def _nothing_is_left(world: World) -> None:
+    """No accepted item is in the store any more, and no task waits.
+
+    What was never accepted may be: its writer died, or gave up, before its root task was there.
+    """
+    accepted = set(world.ledger.accepted)
+    for found in world.cloud.segments():
+        if found.segment is None:
+            raise Violation(f"what is stored at {found.first} is no segment: {found.defect}")
+        for item in found.segment.items:
+            number = json.loads(item.payload)["n"]
+            if number in accepted:
+                raise Violation(
+                    f"item {number} ({found.segment.item_id(item)}) is still in the store"
+                )
+    if world.cloud.tasks.waiting:
+        raise Violation(f"tasks are left: {', '.join(map(str, world.cloud.tasks.waiting))}")
+    endless = [key for key, left in world.cloud.valkey.keys().items() if left is None]
+    if endless:
+        raise Violation(f"{endless[0].decode()} is left without a time to live")
+
+
+def _everybody_was_answered(world: World) -> None:
+    ledger = world.ledger
+    for process, task in world.calls:
+        if process.alive and not task.done():
+            raise Violation(f"a caller in {process} was never answered")
+        if task.done() and not task.cancelled() and (error := task.exception()):
+            raise error
+    for number in ledger.offered:
+        if number in ledger.accepted and number in ledger.refused:
+            raise Violation(f"item {number} was accepted and refused")
+
+
+def _ids_are_unique(ledger: Ledger) -> None:
+    owners: dict[str, int] = {}
+    run = [
+        (number, each.item_id) for number in ledger.handlings for each in ledger.handlings[number]
+    ]
+    for number, item_id in [*ledger.accepted.items(), *run]:
+        if owners.setdefault(item_id, number) != number:
+            raise Violation(f"items {owners[item_id]} and {number} are both {item_id}")
+
+
+def _reached_an_end(ledger: Ledger, number: int, item_id: str, dead: dict[str, str]) -> None:
+    handled = any(each.item_id == item_id for each in ledger.successes(number))
+    if not handled and item_id not in dead:
+        raise Violation(f"item {number}, accepted as {item_id}, was lost")
+
+
+def _kept_its_id(world: World, number: int) -> None:
+    """An item is run under the id that its caller was told.
+
+    One exception: a create whose answer was lost may have been read and settled by the time that it
+    is repeated. Its writer cannot tell it from another's, and hands the items over again.
+    """
+    accepted = world.ledger.accepted.get(number)
+    for handling in world.ledger.handlings[number]:
+        other = accepted is not None and handling.item_id != accepted
+        if other and not world.plan.has(*LOST_CREATES):
+            raise Violation(f"item {number}, accepted as {accepted}, was run as {handling.item_id}")
+
+
+def _handled_once(world: World, number: int) -> None:
+    """Twice only where something went wrong in the sight of one of the requests, or it moved."""
+    successes = world.ledger.successes(number)
+    for first, second in itertools.pairwise(successes):
+        if not _excused(world, first, second):
+            raise Violation(
+                f"item {number} ({first.item_id}) was handled twice, and nothing went wrong: "
+                f"{first.delivery.name} in {first.delivery.function} at {first.began:.3f}, "
+                f"{second.delivery.name} in {second.delivery.function} at {second.began:.3f}"
+            )
+
+
+def _excused(world: World, first: Handling, second: Handling) -> bool:
+    both = (first, second)
+    return bool(
+        any(each.delivery.troubles for each in both)
+        or any(each.item_id in world.ledger.moved for each in both)
+        or first.item_id != second.item_id  # see _kept_its_id
+        or world.plan.has("dispatched twice", "names kept otherwise")
+        or any(_overlap(first, other) for other in world.ledger.handlings[first.number])
+    )
+
+
+def _overlap(one: Handling, other: Handling) -> bool:
+    """Whether two requests had the same item at the same time."""
+    if one.delivery is other.delivery:
+        return False
+    ends = [
+        math.inf if each.delivery.ended is None else each.delivery.ended for each in (one, other)
+    ]
+    return one.delivery.began < ends[1] and other.delivery.began < ends[0]

@@ -1,0 +1,188 @@
+"""What is to happen in a world, drawn from its seed: settings, callers, handlers, faults.
+
+Each world has a few kinds of fault, and most have few of each: what two faults do together is seen
+best where not everything fails at once.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from forkjoin_gcp.testing.simulation.ledger import Behaviour
+
+FAULTS = (
+    "service crash",
+    "service stall",
+    "function crash",
+    "function stall",
+    "memorystore loses calls",
+    "memorystore slow",
+    "memorystore away",
+    "memorystore flushed",
+    "memorystore evicts",
+    "memorystore fails over",
+    "firestore loses calls",
+    "firestore slow",
+    "firestore away",
+    "cloud tasks loses answers",
+    "cloud tasks slow",
+    "dispatched twice",
+    "dispatched late",
+    "names kept otherwise",
+    "join answers lost",
+    "clocks apart",
+    "handlers fail",
+    "handlers kill",
+)
+
+WORK_SECONDS = 6.0
+"""In this time callers call and faults begin. Then everything heals, and must come to its end."""
+
+
+@dataclass(frozen=True)
+class Call:
+    """A caller's call: when, in which service, and the numbers of its items."""
+
+    at: float
+    service: int
+    numbers: tuple[int, ...]
+
+
+@dataclass(frozen=True)
+class Event:
+    """A fault at a moment: ``kind`` is one of FAULTS, ``target`` a process's number."""
+
+    at: float
+    kind: str
+    target: int = 0
+    seconds: float = 0.0
+    steps: int = 0
+
+
+@dataclass
+class Plan:
+    """A world before it begins."""
+
+    seed: int
+    faults: tuple[str, ...]
+    settings: dict[str, Any]
+    services: int
+    functions: int
+    calls: list[Call] = field(default_factory=list)
+    events: list[Event] = field(default_factory=list)
+    behaviours: dict[int, Behaviour] = field(default_factory=dict)
+    rate: float = 0.0
+    """Of calls on a link that go wrong where its faults are on."""
+    skew: float = 0.0
+    tombstone: float = 3600.0
+
+    def has(self, *faults: str) -> bool:
+        return any(fault in self.faults for fault in faults)
+
+    def __str__(self) -> str:
+        settings = " ".join(f"{name}={value}" for name, value in self.settings.items())
+        items = sum(len(call.numbers) for call in self.calls)
+        return (
+            f"seed {self.seed}: {items} items in {len(self.calls)} calls, {self.services} services,"
+            f" {self.functions} functions; {settings}; faults: {', '.join(self.faults) or 'none'}"
+        )
+
+
+def draw_plan(seed: int, *, wanted: tuple[str, ...] = ()) -> Plan:
+    """The plan of a seed. ``wanted`` faults are there whatever the seed says."""
+    random = Random(f"plan {seed}")
+    count = random.choice((0, 1, 1, 2, 2, 3, 3, 4, 6))
+    faults = set(random.sample(FAULTS, count)) | set(wanted)
+    plan = Plan(
+        seed=seed,
+        faults=tuple(fault for fault in FAULTS if fault in faults),
+        settings=_draw_settings(random),
+        services=random.choice((1, 2, 2, 3)),
+        functions=random.choice((1, 2, 2)),
+        rate=random.choice((0.02, 0.05, 0.15)),
+    )
+    _draw_calls(plan, random)
+    _draw_behaviours(plan, random)
+    for kind in plan.faults:
+        _draw_events(plan, kind, random)
+    plan.skew = random.choice((0.05, 1.0, 4.0)) if plan.has("clocks apart") else 0.0
+    if plan.has("names kept otherwise"):
+        plan.tombstone = random.choice((0.0, 0.0, 2.0, 1e9))
+    return plan
+
+
+def _draw_settings(random: Random) -> dict[str, Any]:
+    batch_size = random.choice((1, 2, 4, 4, 7))
+    writer_timeout = random.choice((0.3, 1.0, 2.0))
+    return {
+        "batch_period": random.choice((0, 0.1, 0.3, 0.5)),
+        "batch_size": batch_size,
+        "max_batch_items": batch_size * random.choice((1, 3, 50)),
+        "shards": random.choice((1, 2)),
+        "lanes": random.choice((1, 1, 2)),
+        "writer_timeout": writer_timeout,
+        "acquire_timeout": random.choice((0.1, 0.5)),
+        "acquire_attempts": random.choice((1, 3)),
+        "concurrency": random.choice((1, 4)),
+        "max_attempts": random.choice((1, 2, 4)),
+        "retry_min_backoff": random.choice((0.0, 0.5)),
+        "retry_max_backoff": random.choice((0.5, 2.0)),
+        "dispatch_deadline": 15.0,
+        "on_success": random.choice(("delete", "delete", "delete", "keep")),
+    }
+
+
+def _draw_calls(plan: Plan, random: Random) -> None:
+    number = 0
+    span = random.choice((0.3, 1.5, WORK_SECONDS))
+    for _ in range(random.randint(3, 16)):
+        count = random.choice((1, 1, 1, 2, 3, 6))
+        numbers = tuple(range(number, number + count))
+        number += count
+        at = random.uniform(0.0, span)
+        plan.calls.append(Call(at, random.randrange(plan.services), numbers))
+    plan.calls.sort(key=lambda call: call.at)
+
+
+def _draw_behaviours(plan: Plan, random: Random) -> None:
+    slow = random.choice((0.0, 0.05, 0.5, 3.0))
+    for call in plan.calls:
+        for number in call.numbers:
+            tries: tuple[str, ...] = ()
+            always = ""
+            if plan.has("handlers fail") and random.random() < 0.3:
+                tries = tuple(
+                    random.choice(("fail", "retry", "reject", "hang"))
+                    for _ in range(random.randint(1, 3))
+                )
+            if plan.has("handlers kill") and random.random() < 0.1:
+                tries = (*tries, "kill")
+            if tries or slow:
+                seconds = random.uniform(0.0, slow)
+                plan.behaviours[number] = Behaviour(tries, always, seconds)
+
+
+def _draw_events(plan: Plan, kind: str, random: Random) -> None:
+    def at() -> float:
+        return random.uniform(0.0, min(WORK_SECONDS, plan.calls[-1].at + 1.0))
+
+    few = range(random.choice((1, 1, 2, 3)))
+    if kind in ("service crash", "function crash"):
+        many = plan.services if kind == "service crash" else plan.functions
+        for _ in few:
+            steps = random.choice((0, random.randint(1, 300)))
+            plan.events.append(Event(at(), kind, random.randrange(many), steps=steps))
+    elif kind in ("service stall", "function stall"):
+        many = plan.services if kind == "service stall" else plan.functions
+        for _ in few:
+            seconds = random.choice((0.2, 1.0, 4.0, 14.0)) * random.uniform(0.3, 1.5)
+            plan.events.append(Event(at(), kind, random.randrange(many), seconds))
+    elif kind in ("memorystore away", "firestore away"):
+        plan.events.append(Event(at(), kind, random.randrange(2), random.uniform(0.1, 5.0)))
+    elif kind in ("memorystore flushed", "memorystore evicts"):
+        plan.events += [Event(at(), kind) for _ in few]
+    elif kind == "memorystore fails over":
+        for _ in few:
+            plan.events.append(Event(at(), kind, seconds=random.choice((0.0, 0.05, 0.5, 1.5))))

@@ -1,0 +1,286 @@
+"""The simulated processes: services that enqueue and functions that join, with the real protocol.
+
+Each has the real writer, or reader and worker, with connections, floors and a clock of its own.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import json
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from random import Random
+from typing import Any
+
+from forkjoin_gcp.config import QueueConfig, Services
+from forkjoin_gcp.emulators.firestore_embedded.direct import DirectClient, DirectFirestore
+from forkjoin_gcp.errors import ForkJoinError, Reject, Retry, ServiceError
+from forkjoin_gcp.gcp.firestore import FirestoreStore
+from forkjoin_gcp.gcp.firestore_documents import SEGMENTS, read_segment
+from forkjoin_gcp.gcp.memorystore import MemorystoreIndex
+from forkjoin_gcp.handlers import Handler, ItemHandler, Outcome, Run
+from forkjoin_gcp.items import Item, PayloadCodec, Segment
+from forkjoin_gcp.names import Batch, Lane
+from forkjoin_gcp.ports import Counters, Found, Ports
+from forkjoin_gcp.reader import Reader
+from forkjoin_gcp.tasks import RootTask, parse_task
+from forkjoin_gcp.testing.simulation.cloud_tasks import (
+    DONE,
+    SimulatedCloudTasks,
+    SimulatedScheduler,
+)
+from forkjoin_gcp.testing.simulation.ledger import Behaviour, Delivery, Ledger, Violation
+from forkjoin_gcp.testing.simulation.loop import Process, SimulatedLoop
+from forkjoin_gcp.testing.simulation.network import Link, Network, Trace, witness
+from forkjoin_gcp.testing.simulation.valkey import SimulatedValkey
+from forkjoin_gcp.testing.simulation.valkey_client import SimulatedValkeyClient
+from forkjoin_gcp.worker import Worker
+from forkjoin_gcp.writer import Writer
+
+START = 1_800_000_000.0
+"""Unix time at the loop's 0."""
+
+DATABASE = "projects/simulation/databases/(default)"
+
+
+@dataclass
+class Cloud:
+    """The services that all processes share, and what is known about the items."""
+
+    loop: SimulatedLoop
+    random: Random
+    trace: Trace
+    network: Network
+    config: QueueConfig
+    valkey: SimulatedValkey
+    firestore: DirectFirestore
+    tasks: SimulatedCloudTasks
+    ledger: Ledger
+    to_valkey: Link
+    to_firestore: Link
+    to_tasks: Link
+    to_join: Link
+    defence: Any
+
+    def ports(self, clock: SkewedClock, counters: Counters) -> Ports:
+        """Connections of one process."""
+        client: Any = SimulatedValkeyClient(
+            self.valkey,
+            self.network,
+            self.to_valkey,
+            self.config.acquire_timeout,
+            self.defence.patch_lua,
+            self._watch,
+        )
+        store = ObservedStore(Services(project="simulation"), counters, self.ledger)
+
+        async def carry(what: str, call: Callable[[], Any], seconds: float) -> Any:
+            return await self.network.call(self.to_firestore, what, call, seconds)
+
+        store._calls._client = DirectClient(self.firestore, carry)
+        scheduler = SimulatedScheduler(self.tasks, self.network, self.to_tasks)
+        ports = Ports(MemorystoreIndex(client, self.config, counters), store, scheduler, clock)
+        weakened: Ports = self.defence.patch_ports(ports)
+        return weakened
+
+    def segments(self) -> list[Found]:
+        """All segments in the store, with items left or not."""
+        lane = Lane(self.config.name, self.config.version)
+        found = []
+        for document in self.firestore.documents(DATABASE):
+            _, _, path = document.name.partition("/documents/")
+            parts = path.split("/")
+            if parts[-2] == SEGMENTS:
+                batch = Batch.parse(lane.queue, lane.version, parts[3])
+                found.append(read_segment(document, batch))
+        return found
+
+    def _watch(
+        self, script: str, keys: Sequence[bytes], args: Sequence[bytes], reply: object
+    ) -> None:
+        try:
+            self.ledger.lanes.watch(script, keys, args, reply)
+        except Violation as violation:
+            self.loop.fail(violation)
+        for key in self.valkey.endless(keys):
+            text = f"{script} left {key.decode()} without a time to live"
+            self.loop.fail(Violation(text))
+
+
+@dataclass
+class SkewedClock:
+    """A machine's clock, so many seconds off."""
+
+    loop: SimulatedLoop
+    skew: float = 0.0
+
+    def now(self) -> float:
+        return START + self.loop.time() + self.skew
+
+
+class ObservedStore(FirestoreStore):
+    """The real store; the ledger is told of items that are about to move."""
+
+    def __init__(self, services: Services, counters: Counters, ledger: Ledger) -> None:
+        super().__init__(services, counters)
+        self._ledger = ledger
+
+    async def move(
+        self, batch: Batch, found: Found, target: Batch, pieces: Sequence[Segment]
+    ) -> bool:
+        self._ledger.moved.update(piece.item_id(item) for piece in pieces for item in piece.items)
+        return await super().move(batch, found, target, pieces)
+
+
+class EnqueuingService:
+    """A process that enqueues."""
+
+    def __init__(self, cloud: Cloud, name: str, skew: float, first_lane: int) -> None:
+        self.cloud = cloud
+        self.process = Process(name)
+        self.counters = Counters()
+        clock = SkewedClock(cloud.loop, skew)
+        self.ports = self.process.context.run(cloud.ports, clock, self.counters)
+        self.writer = Writer(
+            cloud.config,
+            self.ports,
+            self.counters,
+            first_lane=first_lane,
+            new_nonce=lambda: f"{cloud.random.getrandbits(64):016x}",
+        )
+
+    def enqueue(self, numbers: Sequence[int]) -> asyncio.Task[None]:
+        """One call of a caller in this process."""
+        return self.cloud.loop.spawn(self.process, self._enqueue(numbers))
+
+    async def _enqueue(self, numbers: Sequence[int]) -> None:
+        ledger, trace = self.cloud.ledger, self.cloud.trace
+        trace(self.process, "enqueues", *numbers)
+        try:
+            ids = await self.writer.put([json.dumps({"n": n}) for n in numbers])
+        except ForkJoinError as error:
+            trace(self.process, "is refused", *numbers, type(error).__name__)
+            for number in numbers:
+                ledger.refused[number] = error
+        else:
+            trace(self.process, "is told", *ids)
+            for number, item_id in zip(numbers, ids, strict=True):
+                ledger.accept(number, item_id)
+
+
+@dataclass
+class _Attempts:
+    """How often each item was tried, in whatever process."""
+
+    count: dict[int, int] = field(default_factory=dict)
+
+    def next(self, number: int) -> int:
+        self.count[number] = self.count.get(number, 0) + 1
+        return self.count[number]
+
+
+class LoopRunner:
+    """HandlerRunner on the process's own loop, with the deadlines of production."""
+
+    def __init__(self, handler: Handler, deadline: float) -> None:
+        self._handler = handler
+        self._deadline = deadline
+
+    async def run(self, items: Sequence[Item[Any]], elapsed: float) -> list[Outcome]:
+        margin = min(30.0, self._deadline / 5)
+        left = max(0.0, self._deadline - elapsed - margin)
+        run = Run(items)
+        handling = asyncio.ensure_future(self._bounded(run, left, margin))
+        try:
+            await asyncio.wait([handling], timeout=left + margin / 2)
+            if handling.done():
+                handling.result()
+        finally:
+            handling.cancel()
+        return run.results()
+
+    async def _bounded(self, run: Run, seconds: float, margin: float) -> None:
+        try:
+            async with asyncio.timeout(seconds):
+                await self._handler.handle(run, max(0.0, seconds - margin))
+        except TimeoutError:
+            return
+
+
+delivery_here: contextvars.ContextVar[Delivery] = contextvars.ContextVar("delivery")
+
+
+class JoinFunction:
+    """A process that joins: what Cloud Run would call an instance."""
+
+    def __init__(self, cloud: Cloud, name: str, skew: float) -> None:
+        self.cloud = cloud
+        self.process = Process(name)
+        self.counters = Counters()
+        self.open: dict[Delivery, asyncio.Future[int]] = {}
+        clock = SkewedClock(cloud.loop, skew)
+        ports = self.process.context.run(cloud.ports, clock, self.counters)
+        codec: PayloadCodec[Any] = PayloadCodec(dict[str, Any])
+        handler: ItemHandler[Any] = ItemHandler(self._handle, cloud.config.concurrency)
+        runner = LoopRunner(handler, cloud.config.dispatch_deadline)
+        self.worker = Worker(cloud.config, ports, self.counters, codec, runner)
+        self.reader = Reader(cloud.config, ports, self.counters, self.worker)
+
+    def begin(self, body: bytes, delivery: Delivery) -> asyncio.Future[int]:
+        """Take a request; its status, once it is answered."""
+        answered: asyncio.Future[int] = self.cloud.loop.create_future()
+        self.open[delivery] = answered
+        self.cloud.loop.spawn(self.process, self._join(body, delivery, answered))
+        return answered
+
+    def crashed(self) -> None:
+        """Whoever waits for an answer sees the connection end."""
+        for delivery, answered in self.open.items():
+            delivery.troubles.append("crash")
+            if not answered.done():
+                answered.set_result(503)
+        self.open.clear()
+
+    async def _join(self, body: bytes, delivery: Delivery, answered: asyncio.Future[int]) -> None:
+        witness.set(delivery)
+        delivery_here.set(delivery)
+        status = 503
+        try:
+            task = parse_task(body)
+            if isinstance(task, RootTask):
+                await self.reader.run(task)
+            else:
+                await self.worker.run(task, self.cloud.loop.time())
+            status = DONE
+        except ServiceError as error:
+            self.cloud.trace(self.process, "fails", delivery.name, type(error).__name__)
+        delivery.ended = self.cloud.loop.time()
+        delivery.status = status
+        self.cloud.trace(self.process, "answers", delivery.name, status)
+        self.open.pop(delivery, None)
+        if not answered.done():
+            answered.set_result(status)
+
+    async def _handle(self, item: Item[dict[str, int]]) -> None:
+        cloud, number = self.cloud, item.payload["n"]
+        ledger = cloud.ledger
+        handling = ledger.begin(item.id, number, delivery_here.get(), cloud.loop.time())
+        behaviour = ledger.behaviours.get(number, Behaviour())
+        cloud.trace(self.process, "handles", item.id, number, "attempt", item.attempt)
+        await asyncio.sleep(behaviour.seconds)
+        what = behaviour.of_try(len(ledger.handlings[number]))
+        if what == "kill":
+            cloud.trace(self.process, "is killed by", number)
+            cloud.loop.crash(self.process)
+            await cloud.loop.create_future()
+        if what == "hang":
+            await cloud.loop.create_future()
+        handling.ended = cloud.loop.time()
+        handling.outcome = what
+        if what == "fail":
+            raise RuntimeError("fails")
+        if what == "retry":
+            raise Retry("later", after=behaviour.after)
+        if what == "reject":
+            raise Reject("no good")
