@@ -1,4 +1,4 @@
-"""Live progress: bars in a terminal, a line a second anywhere else."""
+"""Live progress: bars in a terminal, a line twice a second anywhere else."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from types import TracebackType
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-PLAIN_INTERVAL = 1.0
+PLAIN_INTERVAL = 0.5
 
 
 class RunProgress:

@@ -24,7 +24,6 @@ from .test_firestore_embedded_pair import (  # noqa: F401
     embedded_address,
     get,
     get_all,
-    googles_address,
     pair,
     query,
     structured,

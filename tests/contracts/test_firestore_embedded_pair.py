@@ -5,7 +5,6 @@ answers must agree. Also how requests are written down, for those who ask.
 from __future__ import annotations
 
 import base64
-import contextlib
 import json
 import os
 import sys
@@ -19,8 +18,6 @@ import pytest
 from google.cloud.firestore_v1 import types
 from google.protobuf import empty_pb2, json_format, timestamp_pb2
 
-from forkjoin_gcp.emulators import LocalServiceError
-from forkjoin_gcp.emulators.firestore import GoogleFirestore
 from forkjoin_gcp.emulators.processes import ChildProcess
 
 DATABASE = "projects/{project}/databases/(default)"
@@ -239,27 +236,6 @@ def embedded_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     process, addresses = start_embedded(tmp_path_factory.mktemp("firestore"))
     yield addresses["address"]
     process.stop()
-
-
-@pytest.fixture(scope="session")
-def googles_address(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """Google's own emulator; one that runs already may be named by FIRESTORE_COMPARED_WITH.
-
-    Without Java or the jar there is nothing to compare with: skipped, but failed under CI=true.
-    """
-    address = os.environ.get("FIRESTORE_COMPARED_WITH")
-    with contextlib.ExitStack() as stack:
-        if not address:
-            try:
-                service = GoogleFirestore(tmp_path_factory.mktemp("google"))
-                stack.callback(service.stop)
-                service.wait_ready()
-            except LocalServiceError as error:
-                if os.environ.get("CI") == "true":
-                    raise
-                pytest.skip(str(error))
-            address = service.address
-        yield address
 
 
 @pytest.fixture

@@ -27,7 +27,6 @@ from .test_firestore_embedded_pair import (  # noqa: F401
     embedded_address,
     get,
     get_all,
-    googles_address,
     query,
     update,
     value,
@@ -285,7 +284,7 @@ class Compared(RuleBasedStateMachine):
 @pytest.mark.timeout(600)
 def test_random_operations(
     embedded_address: str,  # noqa: F811
-    googles_address: str,  # noqa: F811
+    googles_address: str,
     record_property: Any,
 ) -> None:
     Compared.addresses = embedded_address, googles_address

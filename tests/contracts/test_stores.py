@@ -23,6 +23,7 @@ from forkjoin_gcp.ports import Counters
 from forkjoin_gcp.testing import scan_contract, store_contract
 from forkjoin_gcp.testing.in_process import InProcessStore
 from forkjoin_gcp.testing.store_contract import Check
+from tests.conftest import on_both_firestores
 
 EXPIRE_AFTER = 3600.0
 CHECKS = [*store_contract.CHECKS, *scan_contract.CHECKS]
@@ -59,6 +60,7 @@ async def valkey_store(
         await store.close()
 
 
+@on_both_firestores
 @every_check
 def test_firestore(check: Check, services: Services) -> None:
     async def run() -> None:

@@ -19,7 +19,7 @@ Declare = Callable[..., ForkJoinQueue[Any]]
 
 
 @pytest.fixture
-def declare(local_services: LocalServices) -> Iterator[Declare]:
+def declare(local_services: LocalServices, local_environment: dict[str, str]) -> Iterator[Declare]:
     """Declare a queue that is served: its Cloud Tasks queues made, tokens verified, closed after.
 
     ``create=False`` makes no Cloud Tasks queue; ``elsewhere`` overrides where services are.
@@ -32,9 +32,8 @@ def declare(local_services: LocalServices) -> Iterator[Declare]:
             *, create: bool = True, elsewhere: dict[str, str] | None = None, **settings: Any
         ) -> ForkJoinQueue[Any]:
             name = f"q{uuid.uuid4().hex[:10]}"
-            environment = local_services.environment()
-            environment["FORKJOIN_JOIN_URL"] = f"http://127.0.0.1:{port}/{name}"
-            services = Services.from_env(environment | (elsewhere or {}))
+            join_url = {"FORKJOIN_JOIN_URL": f"http://127.0.0.1:{port}/{name}"}
+            services = Services.from_env(local_environment | join_url | (elsewhere or {}))
             queue: ForkJoinQueue[Any] = ForkJoinQueue(name, services=services, **settings)
             queues.append(queue)
             app.register_blueprint(join_blueprint(queue, rule=f"/{name}", name=name))

@@ -195,9 +195,7 @@ def test_an_interrupt_while_starting(start: Start, seconds: float) -> None:
 
 
 @LINUX
-@pytest.mark.parametrize(
-    "moment", ["Posting", r"posted [1-9]", r"[1-9]\d* requests", "handled 200 of 200", "--> time"]
-)
+@pytest.mark.parametrize("moment", ["Posting", r"posted [1-9]", "handled 200 of 200", "--> time"])
 def test_an_interrupt_while_running(start: Start, moment: str) -> None:
     demo = start("--count", "200")
     demo.wait_for(moment)
@@ -248,9 +246,7 @@ def test_a_killed_demo_leaves_no_process(start: Start) -> None:
 
 
 @LINUX
-@pytest.mark.parametrize(
-    "victim", ["valkey", "firestore_embedded", "functions_framework", "app:app"]
-)
+@pytest.mark.parametrize("victim", ["valkey", "functions_framework", "app:app"])
 def test_a_process_that_dies_ends_the_demo(start: Start, victim: str) -> None:
     demo = start("--count", "2000")
     demo.wait_for(r"posted [1-9]")

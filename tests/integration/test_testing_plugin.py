@@ -14,7 +14,7 @@ import pytest
 from forkjoin_gcp import ForkJoinQueue, Item, Reject
 from forkjoin_gcp.testing import wait_until
 from forkjoin_gcp.testing.local import LocalQueues
-from tests.unit.test_testing_papers import PAGE, files_in, run_pytest
+from tests.unit.test_testing_papers import PAGE, PLAIN, files_in, run_pytest
 
 ROOT = Path(__file__).parents[2]
 
@@ -74,7 +74,7 @@ def suite(tmp_path: Path) -> Path:
 def run_suite(suite: Path, *arguments: str, **variables: str) -> subprocess.CompletedProcess[str]:
     path = os.pathsep.join([str(ROOT), str(suite.parent / "installed")])
     environment = {**os.environ, "PYTHONPATH": path, "PYTHONDONTWRITEBYTECODE": "1", **variables}
-    command = [sys.executable, "-m", "pytest", "-p", "no:cacheprovider", *arguments]
+    command = [sys.executable, "-m", "pytest", *PLAIN, *arguments]
     return subprocess.run(
         command,
         cwd=suite,
@@ -118,7 +118,7 @@ def test_who_does_not_use_it_loads_nothing_heavy(suite: Path) -> None:
     (suite / "test_feeds.py").write_text(
         "import sys\n"
         "def test_it():\n"
-        "    names = ('google.api_core', 'grpc', 'redis', 'flask', 'aiohttp')\n"
+        "    names = ('google.api_core', 'grpc', 'redis', 'flask', 'aiohttp', 'pydantic')\n"
         "    assert 'forkjoin_gcp.testing.plugin' in sys.modules\n"
         "    assert not [n for n in names if n in sys.modules]\n"
     )

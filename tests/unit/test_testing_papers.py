@@ -13,6 +13,9 @@ ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "testing.md").read_text("utf-8")
 README = (ROOT / "README.md").read_text("utf-8")
 
+PLAIN = ("-p", "no:cacheprovider", "-p", "no:hypothesispytest", "-p", "no:xdist")
+"""Without what our own tests have installed: Hypothesis alone takes half a second to load."""
+
 
 def files_in(text: str) -> dict[str, str]:
     """Python blocks that say in their first line which file they are."""
@@ -27,7 +30,7 @@ def run_pytest(folder: Path, files: dict[str, str], *arguments: str) -> str:
     (folder / "pytest.ini").write_text("[pytest]\nfilterwarnings = error\n    ignore:.*google.*\n")
     # Where the package is installed, its entry point has registered the plugin already.
     installed = entry_points(group="pytest11", name="forkjoin_gcp")
-    plugins = ["-p", "no:cacheprovider"]
+    plugins = [*PLAIN]
     plugins += [] if installed else ["-p", "forkjoin_gcp.testing.plugin"]
     done = subprocess.run(
         [sys.executable, "-m", "pytest", "-q", *plugins, *arguments],
