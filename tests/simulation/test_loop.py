@@ -121,13 +121,12 @@ def test_what_a_task_raises_ends_the_world() -> None:
 
 
 def test_a_world_that_never_rests_is_ended() -> None:
-    async def spin() -> None:
-        while True:
-            await asyncio.sleep(0)
+    async def spin(seconds: float = 0.0) -> None:
+        for _ in range(100_000):
+            await asyncio.sleep(seconds)
 
     async def wait() -> None:
-        while True:
-            await asyncio.sleep(10)
+        await spin(10.0)
 
     async def hang() -> None:
         await asyncio.get_running_loop().create_future()

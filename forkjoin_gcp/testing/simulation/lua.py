@@ -140,7 +140,7 @@ def shared_scripts() -> LuaScripts:
 
 
 def _word(word: Any) -> bytes:
-    """A command's word. Numbers are written as Valkey does: the shortest text that reads the same."""
+    """A command's word. Of a number, as Valkey does, the shortest text that reads the same."""
     if isinstance(word, bytes):
         return word
     if isinstance(word, bool) or not isinstance(word, int | float):
