@@ -30,10 +30,11 @@ from forkjoin_gcp.errors import (
 
 if TYPE_CHECKING:
     from forkjoin_gcp.config import QueueConfig, Services
-    from forkjoin_gcp.endpoint import join_blueprint, join_function
+    from forkjoin_gcp.endpoint import join_blueprint, join_function, sweep_function
     from forkjoin_gcp.handlers import BatchItem
     from forkjoin_gcp.items import DeadLetter, Item
     from forkjoin_gcp.queue import ForkJoinQueue
+    from forkjoin_gcp.sweeper import StaleBatch, SweepReport
 
 __all__ = [
     "BatchItem",
@@ -55,11 +56,14 @@ __all__ = [
     "SchedulerUnavailable",
     "ServiceError",
     "Services",
+    "StaleBatch",
     "StoreRefused",
     "StoreUnavailable",
+    "SweepReport",
     "TaskQueueNotFound",
     "join_blueprint",
     "join_function",
+    "sweep_function",
 ]
 
 
@@ -70,8 +74,11 @@ _LOADED_WHEN_ASKED_FOR = {
     "Item": "items",
     "QueueConfig": "config",
     "Services": "config",
+    "StaleBatch": "sweeper",
+    "SweepReport": "sweeper",
     "join_blueprint": "endpoint",
     "join_function": "endpoint",
+    "sweep_function": "endpoint",
 }
 """Names and their modules: those of the endpoint load a web framework, the others pydantic, which
 the local services and the command line do without."""

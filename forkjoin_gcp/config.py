@@ -147,6 +147,8 @@ VARIABLES: dict[str, str] = {
     "join_url": "FORKJOIN_JOIN_URL",
     "invoker": "FORKJOIN_INVOKER",
     "audience": "FORKJOIN_AUDIENCE",
+    "sweep_invoker": "FORKJOIN_SWEEP_INVOKER",
+    "sweep_audience": "FORKJOIN_SWEEP_AUDIENCE",
     "certs_url": "FORKJOIN_CERTS_URL",
     "allow_unauthenticated": "FORKJOIN_ALLOW_UNAUTHENTICATED",
     "firestore_emulator_host": "FIRESTORE_EMULATOR_HOST",
@@ -188,6 +190,16 @@ class Services(BaseModel):
     )
     audience: str | None = Field(
         None, min_length=1, description="the audience of that token; the join URL unless set"
+    )
+    sweep_invoker: str | None = Field(
+        None,
+        pattern=r"^[^@\s]+@[^@\s]+$",
+        description="the service account whose OIDC token opens the sweep function",
+    )
+    sweep_audience: str | None = Field(
+        None,
+        min_length=1,
+        description="the audience of that token, as Cloud Scheduler's job has it",
     )
     certs_url: str | None = Field(
         None,

@@ -20,6 +20,7 @@ from forkjoin_gcp.names import Lane
 from forkjoin_gcp.ports import Clock, Counters, Ports
 from forkjoin_gcp.reader import Reader
 from forkjoin_gcp.runtime import Inbox, LoopThread, SystemClock, ThreadedRunner
+from forkjoin_gcp.sweeper import Sweeper, SweepOptions, SweepReport
 from forkjoin_gcp.tasks import RootTask, Task
 from forkjoin_gcp.worker import Worker
 from forkjoin_gcp.writer import Writer
@@ -201,6 +202,17 @@ class ForkJoinQueue(Generic[P]):
         lanes = [Lane(self.name, self.config.version, n) for n in range(self.config.lanes)]
         return engine.io.submit(engine.dead_letters(lanes, limit)).result()
 
+    def sweep(self, **options: Unpack[SweepOptions]) -> SweepReport:
+        """Schedule again what nobody is working on; return what was found. Blocks.
+
+        Options are those of ``Sweeper.run``: ``dry_run`` changes nothing, ``max_documents`` and
+        ``seconds`` bound what it costs. Each call begins somewhere else unless told where. Safe to
+        run at any time, from several processes too. Raises ConfigurationError and ServiceError.
+        """
+        options.setdefault("begin", random.randrange(2**32))
+        engine = self._started()
+        return engine.io.submit(engine.sweeper.run(**options)).result()
+
     def in_memory(self) -> testing.InMemory[P]:
         """For tests: ``with feeds.in_memory() as local: feeds.enqueue(x); local.run()``.
 
@@ -296,6 +308,7 @@ class _Engine:
             config, self._ports, counters, first_lane=random.randrange(config.lanes)
         )
         self.inbox = Inbox(self.io.loop, self._writer.submit)
+        self.sweeper = Sweeper(config, self._ports, counters)
 
     async def join(self, task: Task, handler: Handler) -> None:
         if self._runner is None:

@@ -14,7 +14,7 @@ import re
 from collections.abc import AsyncGenerator, Collection, Iterable
 from contextlib import aclosing
 from dataclasses import dataclass, field, replace
-from typing import cast
+from typing import Any, TypedDict, cast
 
 from forkjoin_gcp.config import QueueConfig
 from forkjoin_gcp.errors import ConfigurationError, ServiceError
@@ -50,6 +50,29 @@ class StaleBatch:
     scheduled: bool | None = None
     error: str = ""
 
+    def as_json(self) -> dict[str, Any]:
+        """All of it in types that JSON has."""
+        return {
+            "batch": self.batch.key,
+            "version": self.batch.lane.version,
+            "items": self.items,
+            "untouched_since": self.untouched_since,
+            "scheduled": self.scheduled,
+            "error": self.error,
+        }
+
+
+class SweepOptions(TypedDict, total=False):
+    """How a sweep goes about it; ``Sweeper.run`` says what each one means."""
+
+    dry_run: bool
+    partitions: int
+    max_documents: int
+    seconds: float | None
+    resume: str
+    begin: int
+    known: Collection[str]
+
 
 @dataclass(slots=True)
 class SweepReport:
@@ -73,6 +96,25 @@ class SweepReport:
     def failed(self) -> bool:
         """Whether something could not be read or scheduled."""
         return bool(self.errors) or any(one.error for one in self.stale)
+
+    @property
+    def scheduled(self) -> int:
+        """How many root tasks were created."""
+        return sum(one.scheduled is True for one in self.stale)
+
+    def as_json(self) -> dict[str, Any]:
+        """All of it in types that JSON has."""
+        return {
+            "queue": self.queue,
+            "dry_run": self.dry_run,
+            "documents": self.documents,
+            "items": self.items,
+            "scheduled": self.scheduled,
+            "stale": [one.as_json() for one in self.stale],
+            "unknown": [f"{queue}.{version}" for queue, version in self.unknown],
+            "errors": self.errors,
+            "resume": self.resume,
+        }
 
 
 @dataclass(slots=True)
@@ -174,7 +216,7 @@ class Sweeper:
         else:
             versions = await self._versions(sweep.report, known)
             ranges = [one for each in versions for one in self._cut(each, partitions, begin)]
-        at_once = max(1, min(partitions, len(ranges)))
+        at_once = max(1, min(partitions, len(ranges), max_documents))
         page = max(1, min(PAGE, max_documents // at_once))
         places = asyncio.Semaphore(at_once)
 
@@ -245,7 +287,6 @@ class Sweeper:
             async with self._creates:
                 created = await self._ports.scheduler.create(request_for(task, self._config))
         except ServiceError as error:
-            logger.warning("batch %s could not be scheduled: %s", stale.batch.key, error)
             return replace(stale, error=str(error))
         facts = {
             "queue": stale.batch.lane.queue,

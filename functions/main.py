@@ -1,4 +1,5 @@
-"""The join function, to be deployed as it is: entry point ``join``, HTTP.
+"""The join function and the sweeper, to be deployed as they are: HTTP, entry points ``join`` and
+``sweep``, a deployment each.
 
 ``FORKJOIN_QUEUE`` says which queues it serves: ``module:attribute``, or several of these separated
 by commas. The modules go beside this file. A wrong setting stops the deployment, not a request.
@@ -6,52 +7,42 @@ by commas. The modules go beside this file. A wrong setting stops the deployment
 
 from __future__ import annotations
 
-import importlib
+import logging
 import os
+import threading
 
 from forkjoin_gcp import ForkJoinQueue
-from forkjoin_gcp.endpoint import Joinable, join_function
-from forkjoin_gcp.endpoint.core import is_joinable
-from forkjoin_gcp.errors import ConfigurationError
+from forkjoin_gcp.endpoint import join_function, sweep_function
+from forkjoin_gcp.loading import load_queues
 
-VARIABLE = "FORKJOIN_QUEUE"
-
-
-def load_queues(places: str) -> list[Joinable]:
-    """The queues at ``places``; ConfigurationError, naming the variable, where there is none."""
-    named = [place.strip() for place in places.split(",") if place.strip()]
-    if not named:
-        raise ConfigurationError(
-            f"{VARIABLE} is not set: set it to module:attribute, as feeds:feeds for the queue "
-            "`feeds` in feeds.py beside main.py"
-        )
-    return [_load(place) for place in named]
+logger = logging.getLogger(__name__)
 
 
-def _load(place: str) -> Joinable:
-    module_name, colon, path = place.partition(":")
-    if not (module_name and colon and path):
-        raise ConfigurationError(f"{VARIABLE}={place!r}: must be module:attribute")
-    try:
-        found = importlib.import_module(module_name)
-    except ModuleNotFoundError as error:
-        # A module that the user's own module misses is the user's to see, as it is.
-        if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise
-        raise ConfigurationError(f"{VARIABLE}={place!r}: no module {error.name!r}") from None
-    for attribute in path.split("."):
-        try:
-            found = getattr(found, attribute)
-        except AttributeError:
-            raise ConfigurationError(f"{VARIABLE}={place!r}: no attribute {attribute!r}") from None
-    if not is_joinable(found):
-        raise ConfigurationError(f"{VARIABLE}={place!r}: not a queue but a {type(found).__name__}")
-    queue: Joinable = found
-    return queue
+def _start_in_workers() -> None:
+    """Connect while an instance starts, not in its first request.
+
+    functions-framework loads this file in gunicorn's first process, which serves nothing and
+    forks those that do; gRPC connections do not survive a fork. So each worker starts its own.
+    """
+    loader = os.getpid()
+
+    def start() -> None:
+        for queue in queues:
+            if isinstance(queue, ForkJoinQueue):
+                try:
+                    queue.start()
+                except Exception:
+                    logger.exception("%s: not connected; its first request will try again", queue)
+
+    def after_fork() -> None:
+        if os.getppid() == loader:  # no child of a handler's
+            threading.Thread(target=start, name="forkjoin-start", daemon=True).start()
+
+    os.register_at_fork(after_in_child=after_fork)
 
 
-queues = load_queues(os.environ.get(VARIABLE, ""))
-join = join_function(*queues, check=True)
-for queue in queues:
-    if isinstance(queue, ForkJoinQueue):
-        queue.start()  # while the instance starts, not in its first request
+queues = load_queues(os.environ.get("FORKJOIN_QUEUE", ""))
+target = os.environ.get("FUNCTION_TARGET", "join")
+join = join_function(*queues, check=target == "join")
+sweep = sweep_function(*queues, check=target == "sweep")
+_start_in_workers()

@@ -11,6 +11,7 @@ except ImportError as error:
     sys.exit(f"error: {error}. Install it with `pip install 'forkjoin-gcp[local]'`.")
 
 from .local import local
+from .sweep import sweep
 
 __all__ = ["main"]
 
@@ -24,3 +25,4 @@ def main() -> None:
 
 
 main.add_command(local)
+main.add_command(sweep)

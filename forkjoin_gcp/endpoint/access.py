@@ -1,10 +1,14 @@
-"""Who may call the join endpoint: the service account that the tasks' tokens are made for."""
+"""Who may call an endpoint: the service account whose tokens Cloud Tasks or Cloud Scheduler sends.
+
+Each door has a caller and an audience of its own, so a token for one does not open another.
+"""
 
 from __future__ import annotations
 
 import logging
 import re
 import threading
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -31,8 +35,8 @@ class AccessRefused(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class _Policy:
-    """Queues with the same one share a verifier, and so its certificates."""
+class Policy:
+    """Whose token opens a door. Queues with the same one share a verifier, and its certificates."""
 
     audience: str
     invoker: str
@@ -40,10 +44,14 @@ class _Policy:
 
 
 class Access:
-    """Admits the bearer of a token to what some Services protect. Safe from many threads."""
+    """Admits the bearer of a token to what some Services protect. Safe from many threads.
 
-    def __init__(self) -> None:
-        self._verifiers: dict[_Policy, TokenVerifier] = {}
+    ``policy`` reads from them who that is; it raises ConfigurationError where they do not say.
+    """
+
+    def __init__(self, policy: Callable[[Services], Policy]) -> None:
+        self._policy = policy
+        self._verifiers: dict[Policy, TokenVerifier] = {}
         self._lock = threading.Lock()
 
     def check(self, services: Services) -> None:
@@ -51,18 +59,18 @@ class Access:
         if services.allow_unauthenticated:
             _warn_once()
         else:
-            _policy(services)
+            self._policy(services)
 
     def admit(self, services: Services, authorization: str) -> None:
         """Return if the header ``authorization`` opens the door.
 
         Raises AccessRefused if not, ServiceError where the certificates cannot be had, and
-        ConfigurationError where the invoker or the audience is not set.
+        ConfigurationError where the caller or the audience is not set.
         """
         if services.allow_unauthenticated:
             _warn_once()
             return
-        policy = _policy(services)
+        policy = self._policy(services)
         if not authorization:
             raise AccessRefused(401, "no token", "Bearer")
         match = _BEARER.fullmatch(authorization)
@@ -70,7 +78,7 @@ class Access:
             raise AccessRefused(401, "not a bearer token", 'Bearer error="invalid_token"')
         self._verify(policy, match[1])
 
-    def _verify(self, policy: _Policy, token: str) -> None:
+    def _verify(self, policy: Policy, token: str) -> None:
         # Not at the head: only a process that checks tokens needs Google's library and requests.
         from forkjoin_gcp.gcp.identity import TokenVerifier, WrongCaller, WrongToken
 
@@ -87,13 +95,20 @@ class Access:
             raise AccessRefused(403, str(error), 'Bearer error="insufficient_scope"') from None
 
 
-def _policy(services: Services) -> _Policy:
-    return _Policy(services.token_audience(), services.need("invoker"), services.certs_url)
+def join_policy(services: Services) -> Policy:
+    """Cloud Tasks, with the token that its tasks carry."""
+    return Policy(services.token_audience(), services.need("invoker"), services.certs_url)
+
+
+def sweep_policy(services: Services) -> Policy:
+    """Cloud Scheduler, with the token of its job."""
+    audience = services.need("sweep_audience")
+    return Policy(audience, services.need("sweep_invoker"), services.certs_url)
 
 
 def _warn_once() -> None:
     if _warned.acquire(blocking=False):
         logger.warning(
-            "%s is set: ANYONE who can reach the join endpoint can make it work",
+            "%s is set: ANYONE who can reach the endpoint can make it work",
             VARIABLES["allow_unauthenticated"],
         )

@@ -14,7 +14,6 @@ settles those, and a task whose handlers failed is done.
 
 from __future__ import annotations
 
-import inspect
 import json
 import logging
 import re
@@ -23,8 +22,9 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from forkjoin_gcp.config import Services
-from forkjoin_gcp.endpoint.access import Access, AccessRefused
+from forkjoin_gcp.endpoint.access import Access, AccessRefused, join_policy
 from forkjoin_gcp.errors import ConfigurationError, ForkJoinError, QueueClosed, ServiceError
+from forkjoin_gcp.loading import is_joinable
 from forkjoin_gcp.tasks import Task, parse_task
 
 logger = logging.getLogger(__name__)
@@ -99,15 +99,6 @@ class Refused(Exception):
         self.headers = {name.replace("_", "-"): value for name, value in headers.items()}
 
 
-def is_joinable(candidate: object) -> bool:
-    """Whether it looks like a queue. ``services`` is not asked for: it may not be known yet."""
-    return (
-        isinstance(getattr(candidate, "name", None), str)
-        and callable(getattr(candidate, "join", None))
-        and inspect.getattr_static(candidate, "services", None) is not None
-    )
-
-
 class JoinEndpoint:
     """Answers join requests for some queues. Safe from many threads.
 
@@ -124,7 +115,7 @@ class JoinEndpoint:
                 raise ConfigurationError(f"{type(queue).__name__} object: not a fork-join queue")
             if self._queues.setdefault(queue.name, queue) is not queue:
                 raise ConfigurationError(f"two queues are called {queue.name!r}: serve them apart")
-        self._access = Access()
+        self._access = Access(join_policy)
 
     def check(self) -> None:
         """Raise ConfigurationError, naming the variable, where it is not known who may call."""
@@ -137,7 +128,7 @@ class JoinEndpoint:
             self._join(request)
         except Refused as refused:
             logger.warning("join request refused (%d): %s", refused.status, refused.reason)
-            return _error(refused.status, refused.reason, refused.headers)
+            return error_response(refused.status, refused.reason, refused.headers)
         except (ServiceError, QueueClosed) as error:
             logger.warning("join failed, Cloud Tasks will try again: %s", error)
         except ForkJoinError as error:
@@ -146,7 +137,7 @@ class JoinEndpoint:
             logger.exception("join failed")
         else:
             return JoinResponse(200)
-        return _error(503, "try again later", {"Retry-After": str(RETRY_AFTER)})
+        return error_response(503, "try again later", {"Retry-After": str(RETRY_AFTER)})
 
     def _join(self, request: JoinRequest) -> None:
         if request.method != "POST":
@@ -219,5 +210,8 @@ def _short(reason: str) -> str:
     return line if len(line) <= _MAX_REASON else line[: _MAX_REASON - 1] + "…"
 
 
-def _error(status: int, reason: str, headers: Mapping[str, str]) -> JoinResponse:
-    return JoinResponse(status, json.dumps({"error": reason}).encode(), headers)
+def error_response(
+    status: int, reason: str, headers: Mapping[str, str] | None = None
+) -> JoinResponse:
+    """An answer that says why not."""
+    return JoinResponse(status, json.dumps({"error": reason}).encode(), headers or {})

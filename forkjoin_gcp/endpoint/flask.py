@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Protocol
 
 import flask
 from werkzeug.exceptions import HTTPException
 
-from forkjoin_gcp.endpoint.core import Joinable, JoinEndpoint, JoinRequest, Refused
+from forkjoin_gcp.endpoint.core import (
+    Joinable,
+    JoinEndpoint,
+    JoinRequest,
+    JoinResponse,
+    Refused,
+)
 
 # All of them reach the endpoint, so that a wrong one gets its answer and not Flask's.
 _METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "TRACE", "CONNECT")
+
+
+class Endpoint(Protocol):
+    """What answers a request. Never raises an Exception."""
+
+    def answer(self, request: JoinRequest) -> JoinResponse:
+        """The answer to ``request``."""
 
 
 def join_blueprint(
@@ -34,7 +48,7 @@ def join_blueprint(
     return blueprint
 
 
-def answer(endpoint: JoinEndpoint, request: flask.Request) -> flask.Response:
+def answer(endpoint: Endpoint, request: flask.Request) -> flask.Response:
     """Answer one Flask request."""
 
     def read(size: int) -> bytes:

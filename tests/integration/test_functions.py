@@ -394,6 +394,7 @@ COMPLETE = {"FORKJOIN_JOIN_URL": AUDIENCE, "FORKJOIN_INVOKER": INVOKER}
         ({"FORKJOIN_QUEUE": "queues:feeds", "FORKJOIN_INVOKER": ""}, "set FORKJOIN_INVOKER"),
         ({"FORKJOIN_QUEUE": "queues:feeds", "FORKJOIN_JOIN_URL": ""}, "set FORKJOIN_JOIN_URL"),
         ({"FORKJOIN_QUEUE": "queues:feeds,queues:feeds"}, ""),
+        ({"FORKJOIN_QUEUE": "queues:feeds", "FUNCTION_TARGET": "sweep"}, "FORKJOIN_SWEEP_AUDIENCE"),
     ],
 )
 def test_a_wrong_setting_is_named(tmp_path: Path, variables: dict[str, str], says: str) -> None:

@@ -80,6 +80,8 @@ def test_services_from_the_environment() -> None:
         "join_url": "https://join.example/forkjoin",
         "invoker": "invoker@p.iam.gserviceaccount.com",
         "audience": "https://join.example",
+        "sweep_invoker": "scheduler@p.iam.gserviceaccount.com",
+        "sweep_audience": "https://sweep.example",
         "certs_url": "http://127.0.0.1:1/certs",
         "allow_unauthenticated": "true",
         "firestore_emulator_host": "127.0.0.1:1",
