@@ -280,7 +280,7 @@ def test_the_http_side_tells_keys_health_and_figures() -> None:
             newest = stats["recent"][0]
             assert newest["started"] <= newest["finished"]
             assert (newest["status"], newest["retry_count"]) == (200, 0)
-            async with session.get(emulator.http_url + "/stats?recent=x") as response:
+            async with session.get(emulator.http_url + "/stats?tombstones=x") as response:
                 assert response.status == 400
 
     asyncio.run(scenario())

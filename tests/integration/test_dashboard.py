@@ -8,12 +8,17 @@ import re
 import shutil
 import subprocess
 import threading
+import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import grpc
 import pytest
+from google.cloud import tasks_v2
+from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 
 from forkjoin_gcp import Item, Reject
 from forkjoin_gcp.emulators import LocalServiceError, LocalServices
@@ -72,8 +77,8 @@ def busy(declare: Declare) -> Iterator[Any]:
         release.set()
 
 
-def page(dashboard: Dashboard) -> str:
-    with urllib.request.urlopen(f"http://{dashboard.address}/", timeout=30) as answer:
+def page(dashboard: Dashboard, path: str = "/") -> str:
+    with urllib.request.urlopen(f"http://{dashboard.address}{path}", timeout=30) as answer:
         return str(answer.read().decode())
 
 
@@ -101,6 +106,32 @@ def test_every_table_shows_what_there_is(dashboard: Dashboard, busy: Any) -> Non
     assert f"{later.config.name}.v1 00000000 42" in section(html, "segments")
     assert f"{name}.v1 rejected" in section(html, "dead-letters")
     assert "there is no such page" in section(html, "dead-letters")
+
+
+def test_names_of_tasks_that_are_gone_are_all_to_be_had(
+    dashboard: Dashboard, local_services: LocalServices
+) -> None:
+    """Also of tasks that were never dispatched, and more of them than dispatches are remembered."""
+    queue = local_services.create_queue("gone")
+    names = [f"{queue}/tasks/gone-{n:04}" for n in range(300)]
+    request = tasks_v2.HttpRequest(url="http://127.0.0.1:9/")
+    at = datetime.now(UTC) + timedelta(days=1)
+    with grpc.insecure_channel(
+        local_services.environment()["CLOUD_TASKS_EMULATOR_HOST"]
+    ) as channel:
+        client = tasks_v2.CloudTasksClient(transport=CloudTasksGrpcTransport(channel=channel))
+        for name in names:
+            task = tasks_v2.Task(name=name, http_request=request, schedule_time=at)
+            client.create_task(parent=queue, task=task)
+        for name in names:
+            client.delete_task(name=name)
+    shown = re.findall(r"gone-\d+", section(page(dashboard), "tasks"))
+    assert shown == [f"gone-{n:04}" for n in range(299, 249, -1)], "the last ones"
+    assert re.search(r"gone running 0 0 300 0 0 0", section(page(dashboard), "queues"))
+    every = section(page(dashboard, "/?rows=500"), "tasks")
+    assert set(re.findall(r"gone-\d+", every)) == {name.rpartition("/")[2] for name in names}
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        page(dashboard, "/?rows=1")
 
 
 def test_a_queue_in_memory_is_shown_too(dashboard: Dashboard, declare: Declare) -> None:
@@ -205,9 +236,9 @@ def test_it_refreshes_itself_in_a_browser(
     asked: list[str] = []
     render = dashboard.page
 
-    def counted() -> str:
+    def counted(rows: int) -> str:
         asked.append("")
-        return render().replace("<h1>", f"<h1>{len(asked)}. ")
+        return render(rows).replace("<h1>", f"<h1>{len(asked)}. ")
 
     monkeypatch.setattr(dashboard, "page", counted)
     url = f"http://{dashboard.address}/"
@@ -223,15 +254,16 @@ def test_it_refreshes_itself_without_javascript_too(dashboard: Dashboard) -> Non
     assert '<noscript><meta http-equiv="refresh" content="2"></noscript>' in page(dashboard)
 
 
-def test_it_reads_googles_firestore_too() -> None:
-    """Skips where Java or Google's jar is missing; under CI=true that is an error."""
-    try:
-        services = LocalServices.start(firestore="google")
-    except LocalServiceError as missing:
-        if os.environ.get("CI") == "true":
-            raise
-        pytest.skip(str(missing))
-    with services, Dashboard(services.environment(), services.cloud_tasks_admin) as dashboard:
+def test_it_reads_googles_firestore_too(
+    local_services: LocalServices, googles_address: str, declare: Declare
+) -> None:
+    elsewhere = {"FIRESTORE_EMULATOR_HOST": googles_address}
+    queue = declare(batch_period=30, elsewhere=elsewhere)
+    queue.handler(lambda item: None)
+    queue.enqueue_many({"n": n} for n in range(9))
+    environment = local_services.environment() | elsewhere
+    with Dashboard(environment, local_services.cloud_tasks_admin) as dashboard:
         html = page(dashboard)
     assert '<p class="problem"><b>' not in html
-    assert "everything that was accepted is settled" in section(html, "segments")
+    found = section(html, "segments")
+    assert re.search(rf"{queue.config.name}\.v1 00000000 9 .* Firestore", found)

@@ -260,6 +260,22 @@ def test_a_paused_queue_gives_nothing_out() -> None:
     assert due_ids(queue, NOW) == ["t"]
 
 
+def test_names_that_are_taken_are_told_newest_first() -> None:
+    now = NOW
+    state = CloudTasksState(lambda: now, tombstone_age=10)
+    for at, name in enumerate(("a", "b", "a", "b", "a")):
+        queue = state.queues.get(name) or state.create_queue(name, QueueSettings())
+        queue.add(make_task(f"t{at}"), NOW)
+        queue.delete(f"t{at}", NOW + at)
+    assert state.buried(3) == [
+        ("a/tasks/t4", NOW + 4),
+        ("b/tasks/t3", NOW + 3),
+        ("a/tasks/t2", NOW + 2),
+    ]
+    now = NOW + 13
+    assert state.buried(3) == [("a/tasks/t4", NOW + 4)]
+
+
 def test_a_purge_leaves_tombstones_and_room() -> None:
     queue = make_queue(tombstone_age=10)
     for task_id in "abc":

@@ -17,11 +17,11 @@ RECENT_IN_STATS = 100
 
 
 def application(
-    faults: Faults, tokens: TokenSigner, stats: Callable[[int], dict[str, Any]]
+    faults: Faults, tokens: TokenSigner, stats: Callable[[int, int], dict[str, Any]]
 ) -> web.Application:
-    """GET /health; GET /stats[?recent=N]; GET, PUT and DELETE /faults (JSON, as `Faults.set` takes
-    it; what is wrong with it is answered 400); GET /tokeninfo?access_token=T, which stands for
-    https://oauth2.googleapis.com/tokeninfo; GET /oauth2/v3/certs."""
+    """GET /health; GET /stats[?recent=N&tombstones=N]; GET, PUT and DELETE /faults (JSON, as
+    `Faults.set` takes it; what is wrong with it is answered 400); GET /tokeninfo?access_token=T,
+    which stands for https://oauth2.googleapis.com/tokeninfo; GET /oauth2/v3/certs."""
     side = _Side(faults, tokens, stats)
     app = web.Application()
     app.router.add_get("/health", side.health)
@@ -36,7 +36,7 @@ def application(
 
 class _Side:
     def __init__(
-        self, faults: Faults, tokens: TokenSigner, stats: Callable[[int], dict[str, Any]]
+        self, faults: Faults, tokens: TokenSigner, stats: Callable[[int, int], dict[str, Any]]
     ) -> None:
         self._faults = faults
         self._tokens = tokens
@@ -46,10 +46,8 @@ class _Side:
         return web.json_response({"status": "ok"})
 
     async def stats(self, request: web.Request) -> web.Response:
-        text = request.query.get("recent", str(RECENT_IN_STATS))
-        if not (text.isascii() and text.isdigit()):
-            raise web.HTTPBadRequest(text="recent must be a whole number\n")
-        return web.json_response(self._stats(int(text)))
+        recent = _number(request, "recent", RECENT_IN_STATS)
+        return web.json_response(self._stats(recent, _number(request, "tombstones", 0)))
 
     async def get_faults(self, _: web.Request) -> web.Response:
         return web.json_response(self._faults.shown())
@@ -82,3 +80,10 @@ class _Side:
         return web.json_response(
             self._tokens.jwks(), headers={"Cache-Control": f"public, max-age={CERTS_MAX_AGE}"}
         )
+
+
+def _number(request: web.Request, name: str, default: int) -> int:
+    text = request.query.get(name, str(default))
+    if not (text.isascii() and text.isdigit()):
+        raise web.HTTPBadRequest(text=f"{name} must be a whole number, not {text!r}\n")
+    return int(text)

@@ -132,6 +132,12 @@ class Queue:
         """Names held by tasks that are gone (as of the last call that named a time)."""
         return len(self._tombstones)
 
+    def buried(self, now: float) -> Iterator[tuple[str, float]]:
+        """The full names that tombstones hold and when each task went, the last first."""
+        self._expire_tombstones(now)
+        newest_first = reversed(self._tombstones.items())
+        return ((f"{self.name}/tasks/{task_id}", at) for task_id, at in newest_first)
+
     def configure(self, settings: QueueSettings, now: float) -> None:
         """Puts new settings in force for every dispatch and retry from now on."""
         self.settings = settings

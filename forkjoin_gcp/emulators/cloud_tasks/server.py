@@ -97,9 +97,10 @@ class CloudTasksEmulator:
         """Where the key that verifies the tasks' OIDC tokens is published (a JWK Set)."""
         return self.http_url + admin.CERTS_PATH
 
-    def stats(self, recent: int = admin.RECENT_IN_STATS) -> dict[str, Any]:
-        """Counters in all, state and counters by queue, how often each fault happened, and the
-        `recent` last dispatches (newest first). Only plain JSON types."""
+    def stats(self, recent: int = admin.RECENT_IN_STATS, tombstones: int = 0) -> dict[str, Any]:
+        """Counters in all, state and counters by queue, how often each fault happened, and, newest
+        first, the `recent` last dispatches and the `tombstones` names taken last by tasks that are
+        gone. Only plain JSON types."""
         queues = {
             name: {
                 "tasks": len(queue.tasks),
@@ -115,6 +116,10 @@ class CloudTasksEmulator:
             "faults": dict(self.faults.counts),
             "queues": queues,
             "recent": self._ledger.recent(recent),
+            "tombstones": [
+                {"name": name, "gone_at": gone_at}
+                for name, gone_at in self.state.buried(tombstones)
+            ],
         }
 
     async def quiet(self) -> None:

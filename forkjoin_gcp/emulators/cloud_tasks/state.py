@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import heapq
+import itertools
 from collections.abc import Callable
 
 from . import refusals
@@ -67,6 +69,14 @@ class CloudTasksState:
     def restore_deleted(self, name: str, taken_until: float) -> None:
         """Puts back the tombstone of a queue that a journal kept."""
         self._deleted[name] = taken_until
+
+    def buried(self, limit: int) -> list[tuple[str, float]]:
+        """The full names that are held by tasks that are gone, and since when: the last `limit`,
+        newest first."""
+        now = self.clock()
+        each = [queue.buried(now) for queue in self.queues.values()]
+        newest_first = heapq.merge(*each, key=lambda entry: entry[1], reverse=True)
+        return list(itertools.islice(newest_first, limit))
 
     def forget_tombstones_after(self, seconds: float | None) -> None:
         """Frees the names of all tasks after at most `seconds`; None keeps them as they should."""

@@ -17,12 +17,12 @@ from forkjoin_gcp.gcp.firestore_documents import (
     read_dead_letter,
 )
 
-from .view import ROWS_SHOWN, DeadLetterRow, ItemsView, SegmentRow
+from .view import DeadLetterRow, ItemsView, SegmentRow
 
 _TIMEOUT = 2.0
 _QUERY: Any = types.RunQueryRequest.pb()
 _AGGREGATION: Any = types.RunAggregationQueryRequest.pb()
-# Never the payloads: fifty of them can be more than a message holds.
+# Never the payloads: they can be more than a message holds.
 _SEGMENT_FIELDS = ("count", "enqueued_at")
 _LETTER_FIELDS = ("reason", "error", "attempts", "dead_at")
 
@@ -45,25 +45,27 @@ class FirestoreSource:
         """Ends the connection."""
         self._channel.close()
 
-    def read(self) -> ItemsView:
-        """Raises GoogleAPICallError, as the client does."""
+    def read(self, rows: int) -> ItemsView:
+        """`rows` of each at most. Raises GoogleAPICallError, as the client does."""
         segments_total, items_total = self._totals(SEGMENTS, "count")
         dead_total, _ = self._totals(DEAD_LETTERS, "attempts")
         return ItemsView(
-            segments=[_segment(found) for found in self._some(SEGMENTS, _SEGMENT_FIELDS)],
-            dead_letters=[_letter(found) for found in self._some(DEAD_LETTERS, _LETTER_FIELDS)],
+            segments=[_segment(found) for found in self._some(SEGMENTS, _SEGMENT_FIELDS, rows)],
+            dead_letters=[
+                _letter(found) for found in self._some(DEAD_LETTERS, _LETTER_FIELDS, rows)
+            ],
             segments_total=segments_total,
             items_total=items_total,
             dead_total=dead_total,
         )
 
-    def _some(self, collection: str, fields: Sequence[str]) -> list[Any]:
+    def _some(self, collection: str, fields: Sequence[str], limit: int) -> list[Any]:
         request = _QUERY(parent=self._parent)
         query = request.structured_query
         _from(query, collection)
         for name in fields:
             query.select.fields.add(field_path=name)
-        query.limit.value = ROWS_SHOWN
+        query.limit.value = limit
         answers = self._client.run_query(
             types.RunQueryRequest.wrap(request), timeout=_TIMEOUT, metadata=self._metadata
         )

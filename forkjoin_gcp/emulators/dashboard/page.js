@@ -4,7 +4,7 @@ const seconds = Number(document.body.dataset.refresh);
 async function refresh() {
   if (!document.hidden && !String(getSelection())) {
     try {
-      const answer = await fetch("/");
+      const answer = await fetch(location.search || "/");
       if (!answer.ok) throw new Error(answer.statusText);
       const page = new DOMParser().parseFromString(await answer.text(), "text/html");
       const scrolled = [...document.querySelectorAll(".scroll")].map((each) => each.scrollTop);

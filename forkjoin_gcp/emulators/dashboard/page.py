@@ -57,23 +57,24 @@ class Page:
         for source in (self._tasks, self._firestore, self._valkey):
             source.close()
 
-    def snapshot(self) -> Snapshot:
+    def snapshot(self, rows: int) -> Snapshot:
         """What the services say now. One that does not answer is among the problems."""
         problems: dict[str, str] = {}
-        tasks = self._pool.submit(self._tasks.read)
-        valkey = self._pool.submit(self._valkey.read)
-        firestore = self._pool.submit(self._firestore.read)
+        tasks = self._pool.submit(self._tasks.read, rows)
+        valkey = self._pool.submit(self._valkey.read, rows)
+        firestore = self._pool.submit(self._firestore.read, rows)
         return Snapshot(
             taken_at=time.time(),
+            rows=rows,
             tasks=_result("Cloud Tasks", tasks, TasksView, problems),
             valkey=_result("Valkey", valkey, ValkeyView, problems),
             firestore=_result("Firestore", firestore, ItemsView, problems),
             problems=problems,
         )
 
-    def render(self) -> str:
-        """The page as of now, as HTML."""
-        snapshot = self.snapshot()
+    def render(self, rows: int) -> str:
+        """The page as of now, as HTML; each table has at most one of ROWS_SHOWN rows."""
+        snapshot = self.snapshot(rows)
         return self._template.render(
             now=snapshot.taken_at,
             view=snapshot,
@@ -86,7 +87,7 @@ class Page:
             css=Markup(self._texts["css"]),
             js=Markup(self._texts["js"]),
             refresh_seconds=REFRESH_SECONDS,
-            rows_shown=ROWS_SHOWN,
+            choices=ROWS_SHOWN,
         )
 
 

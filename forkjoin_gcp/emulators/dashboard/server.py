@@ -12,12 +12,15 @@ from typing import TYPE_CHECKING
 from forkjoin_gcp.emulators.errors import LocalServiceError
 from forkjoin_gcp.emulators.processes import LOOPBACK
 
+from .view import ROWS_SHOWN
+
 if TYPE_CHECKING:
     from .page import Page
 
 _POLICY = (
     "default-src 'none'; style-src 'unsafe-inline'; script-src 'unsafe-inline'; connect-src 'self'"
 )
+_ROWS_BY_PATH = {"/": ROWS_SHOWN[0]} | {f"/?rows={rows}": rows for rows in ROWS_SHOWN}
 _POLL_SECONDS = 0.05
 """How soon it sees that it is to end."""
 
@@ -46,8 +49,8 @@ class Dashboard:
         assert self._server is not None
         return f"{LOOPBACK}:{self._server.server_port}"
 
-    def page(self) -> str:
-        """The page as of now, as HTML."""
+    def page(self, rows: int = ROWS_SHOWN[0]) -> str:
+        """The page as of now, as HTML; each table has at most one of ROWS_SHOWN rows."""
         with self._loading:
             if self._page is None:
                 # The clients' libraries take longer to load than the services to start: they
@@ -55,7 +58,7 @@ class Dashboard:
                 from .page import Page
 
                 self._page = Page(self._environment, self._admin)
-        return self._page.render()
+        return self._page.render(rows)
 
     def __enter__(self) -> Dashboard:
         try:
@@ -100,15 +103,15 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = 30.0
 
     def do_GET(self) -> None:
-        """Answers / and /health."""
+        """Answers / (?rows=N, one of ROWS_SHOWN) and /health."""
         # A page of elsewhere whose name was made to mean this machine must not read this one.
         host = self.headers.get("Host", "").rpartition(":")[0]
         if host not in (LOOPBACK, "localhost"):
             self._answer(http.HTTPStatus.FORBIDDEN, "text/plain", "only as 127.0.0.1\n")
         elif self.path == "/health":
             self._answer(http.HTTPStatus.OK, "text/plain", "ok\n")
-        elif self.path == "/":
-            self._answer(http.HTTPStatus.OK, "text/html", self.server.dashboard.page())
+        elif (rows := _ROWS_BY_PATH.get(self.path)) is not None:
+            self._answer(http.HTTPStatus.OK, "text/html", self.server.dashboard.page(rows))
         else:
             self._answer(http.HTTPStatus.NOT_FOUND, "text/plain", "not found\n")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -12,11 +13,12 @@ from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpc
 from forkjoin_gcp.emulators.errors import LocalServiceError
 from forkjoin_gcp.emulators.processes import http_json
 
-from .view import ROWS_SHOWN, DispatchRow, QueueRow, TaskRow, TasksView
+from .view import DispatchRow, QueueRow, TaskRow, TasksView
 
 _TIMEOUT = 2.0
-_TASKS_READ = 1_000
-_RECENT_READ = 200
+_PAGE = 1_000
+_TASKS_READ = 5_000
+"""Of each queue, at most."""
 
 
 class TasksSource:
@@ -32,22 +34,23 @@ class TasksSource:
         """Ends the connection."""
         self._channel.close()
 
-    def read(self) -> TasksView:
-        """Raises LocalServiceError, or GoogleAPICallError as the client does."""
-        stats = http_json(self._http_address, f"/stats?recent={_RECENT_READ}", timeout=_TIMEOUT)
+    def read(self, rows: int) -> TasksView:
+        """Tasks that are gone come after those that are there, `rows` of each at most. Raises
+        LocalServiceError, or GoogleAPICallError as the client does."""
+        asked = f"/stats?recent={rows}&tombstones={rows}"
+        stats = http_json(self._http_address, asked, timeout=_TIMEOUT)
         if stats is None:
             raise LocalServiceError(f"no answer from {self._http_address}")
         queues = dict(sorted(stats["queues"].items()))
         states = self._states(queues)
         live = [row for name in queues if name in states for row in self._tasks(name)]
-        live.sort(key=lambda row: (row.state != "running", row.eta))
-        recent = stats["recent"]
+        live.sort(key=lambda row: (row.state != "running", row.moment))
         return TasksView(
             queues=[
                 _queue_row(name, states.get(name, ""), queues[name]) for name in sorted(queues)
             ],
-            tasks=live[:ROWS_SHOWN] + _tombstones(recent, {(t.queue, t.name) for t in live}),
-            dispatches=[_dispatch_row(each) for each in recent[:ROWS_SHOWN]],
+            tasks=live[:rows] + [_tombstone_row(each) for each in stats["tombstones"]],
+            dispatches=[_dispatch_row(each) for each in stats["recent"]],
         )
 
     def _states(self, names: Iterable[str]) -> dict[str, str]:
@@ -59,9 +62,9 @@ class TasksSource:
         return states
 
     def _tasks(self, queue: str) -> list[TaskRow]:
-        request = tasks_v2.ListTasksRequest(parent=queue, page_size=_TASKS_READ)
-        page = next(iter(self._client.list_tasks(request, timeout=_TIMEOUT).pages))
-        return [_task_row(tasks_v2.Task.pb(task)) for task in page.tasks]
+        request = tasks_v2.ListTasksRequest(parent=queue, page_size=_PAGE)
+        tasks = self._client.list_tasks(request, timeout=_TIMEOUT)
+        return [_task_row(tasks_v2.Task.pb(each)) for each in itertools.islice(tasks, _TASKS_READ)]
 
 
 def _queue_row(name: str, state: str, stats: Mapping[str, Any]) -> QueueRow:
@@ -86,20 +89,13 @@ def _task_row(task: Any) -> TaskRow:
         queue=queue,
         name=name,
         state="running" if running else "waiting",
-        eta=task.schedule_time.ToMicroseconds() / 1e6,
+        moment=task.schedule_time.ToMicroseconds() / 1e6,
         attempts=task.dispatch_count,
     )
 
 
-def _tombstones(recent: Iterable[Mapping[str, Any]], live: set[tuple[str, str]]) -> list[TaskRow]:
-    """The tasks that recently ran and are gone: their names are still taken."""
-    rows: dict[tuple[str, str], TaskRow] = {}
-    for dispatch in recent:
-        key = _split(dispatch["name"])
-        if key not in live and key not in rows:
-            attempts = dispatch["retry_count"] + 1
-            rows[key] = TaskRow(*key, "tombstone", dispatch["finished"], attempts)
-    return list(rows.values())[:ROWS_SHOWN]
+def _tombstone_row(tombstone: Mapping[str, Any]) -> TaskRow:
+    return TaskRow(*_split(tombstone["name"]), "tombstone", tombstone["gone_at"], None)
 
 
 def _dispatch_row(dispatch: Mapping[str, Any]) -> DispatchRow:

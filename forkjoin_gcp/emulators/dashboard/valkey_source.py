@@ -9,7 +9,7 @@ from typing import Any
 
 from redis import Redis
 
-from .view import ROWS_SHOWN, DeadLetterRow, IndexRow, ItemsView, SegmentRow, ValkeyView
+from .view import DeadLetterRow, IndexRow, ItemsView, SegmentRow, ValkeyView
 
 _TIMEOUT = 2.0
 _KEY = re.compile(r"fj:\{([^/{}]+)/([^/{}]+)/(\d+)\}(?::(batch|dead)(?::(.+))?)?")
@@ -32,8 +32,8 @@ class ValkeySource:
         """Ends the connection."""
         self._client.close()
 
-    def read(self) -> ValkeyView:
-        """Raises redis.RedisError, as the client does."""
+    def read(self, rows: int) -> ValkeyView:
+        """`rows` segments and dead letters at most. Raises redis.RedisError, as the client does."""
         lanes = 0
         indexes: list[IndexRow] = []
         segments: list[SegmentRow] = []
@@ -49,13 +49,13 @@ class ValkeySource:
                 segments += self._segments(key, name, batch)
             elif kind == "dead":
                 dead_total += self._client.hlen(key)
-                letters += self._letters(key, name)
+                letters += self._letters(key, name, rows)
             else:
                 lanes += 1
                 indexes += open_indexes(f"{name} lane {lane}", self._client.hgetall(key))
         items = ItemsView(
-            segments=segments[:ROWS_SHOWN],
-            dead_letters=letters[:ROWS_SHOWN],
+            segments=segments[:rows],
+            dead_letters=letters[:rows],
             segments_total=len(segments),
             items_total=sum(segment.items for segment in segments),
             dead_total=dead_total,
@@ -75,8 +75,8 @@ class ValkeySource:
             for first, count in zip(listed[::2], listed[1::2], strict=True)
         ]
 
-    def _letters(self, key: str, queue: str) -> list[DeadLetterRow]:
-        _, some = self._client.hscan(key, count=ROWS_SHOWN)
+    def _letters(self, key: str, queue: str, rows: int) -> list[DeadLetterRow]:
+        _, some = self._client.hscan(key, count=rows)
         return [_letter(queue, item, text) for item, text in some.items()]
 
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 
-ROWS_SHOWN = 50
-"""Of each table, at most; the totals count all."""
+ROWS_SHOWN = (50, 500, 5_000)
+"""Of each table, at most: the first unless one who looks asks for more. The totals count all."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,13 +24,14 @@ class QueueRow:
 
 @dataclass(frozen=True, slots=True)
 class TaskRow:
-    """A task, or what is left of one: its name. `state` is waiting, running or tombstone."""
+    """A task, or what is left of one: its name. `state` is waiting, running or tombstone; `moment`
+    is when it is due, or since when it is gone. Of a tombstone no attempts are known."""
 
     queue: str
     name: str
     state: str
-    eta: float
-    attempts: int
+    moment: float
+    attempts: int | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,6 +118,7 @@ class Snapshot:
     """Everything, as of one moment. `problems` says by service why something is missing."""
 
     taken_at: float
+    rows: int
     tasks: TasksView
     valkey: ValkeyView
     firestore: ItemsView
@@ -126,13 +128,13 @@ class Snapshot:
     def segments(self) -> list[SegmentRow]:
         """Those of both stores, oldest first."""
         every = self.firestore.segments + self.valkey.items.segments
-        return sorted(every, key=lambda row: row.enqueued_at)[:ROWS_SHOWN]
+        return sorted(every, key=lambda row: row.enqueued_at)[: self.rows]
 
     @property
     def dead_letters(self) -> list[DeadLetterRow]:
         """Those of both stores, newest first."""
         every = self.firestore.dead_letters + self.valkey.items.dead_letters
-        return sorted(every, key=lambda row: -row.dead_at)[:ROWS_SHOWN]
+        return sorted(every, key=lambda row: -row.dead_at)[: self.rows]
 
     @property
     def totals(self) -> dict[str, int]:
