@@ -21,6 +21,9 @@ PROBE_MIN_SECONDS = 0.5
 PROBE_MAX_SECONDS = 5.0
 """The longest wait between two tries: how late the way back may be found."""
 
+REMIND_SECONDS = 60.0
+"""How often the log is told that Memorystore is still away: it may be the address that is wrong."""
+
 
 class Breaker:
     """Whether Memorystore counts as away, for one queue's writer. Belongs to one event loop."""
@@ -59,8 +62,13 @@ class Breaker:
 
     async def _probe(self, lane: Lane) -> None:
         wait = PROBE_MIN_SECONDS
+        loop = asyncio.get_running_loop()
+        told = loop.time()
         while True:
             await asyncio.sleep(wait)
+            if loop.time() - told > REMIND_SECONDS:
+                told = loop.time()
+                logger.warning("%s: Memorystore is still away: %s", lane.queue, self._why)
             try:
                 async with asyncio.timeout(self._answer_seconds):
                     await self._index.ping(lane)

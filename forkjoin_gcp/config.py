@@ -35,6 +35,9 @@ class Settings(TypedDict, total=False):
     max_clock_skew: float
     acquire_timeout: float
     acquire_attempts: int
+    max_pending_items: int
+    max_pending_bytes: int
+    enqueue_timeout: float
     concurrency: int
     max_attempts: int
     retry_min_backoff: float
@@ -91,6 +94,15 @@ class QueueConfig(BaseModel):
     )
     acquire_attempts: int = _count(
         3, 1, 20, "tries", "tries to reserve, where Memorystore fails at once, before it is away"
+    )
+    max_pending_items: int = _count(
+        100_000, 1, 100_000_000, "items", "items that may be pending in a process"
+    )
+    max_pending_bytes: int = _count(
+        200_000_000, 1_000_000, 1_000_000_000_000, "bytes", "payload bytes that may be pending"
+    )
+    enqueue_timeout: float = _seconds(
+        30, 0, 3_600, "how long an `enqueue` waits for room among the pending; 0: not at all"
     )
     concurrency: int = _count(50, 1, 10_000, "items", "items in progress at once in a request")
     max_attempts: int = _count(5, 1, 100, "tries", "tries of an item before it is dead-lettered")

@@ -6,6 +6,7 @@
     ├── PayloadError (ValueError)         not accepted; nothing was reserved or written
     │   ├── InvalidPayload                it is not of the queue's payload type, or has no JSON form
     │   └── PayloadTooLarge               its encoded form is over the limit
+    ├── QueueFull             (retry)     too much is pending in this process; nothing was accepted
     ├── QueueClosed                       the queue object was closed, or its process is ending
     ├── ServiceError                      a service did not do what was asked
     │   ├── IndexUnavailable      (retry) Memorystore
@@ -53,6 +54,12 @@ class InvalidPayload(PayloadError):
 
 class PayloadTooLarge(PayloadError):
     """The payload's encoded form is over the limit."""
+
+
+class QueueFull(ForkJoinError):
+    """Too much is pending in this process already, and no room was made in time."""
+
+    retryable = True
 
 
 class QueueClosed(ForkJoinError):

@@ -115,9 +115,10 @@ class ForkJoinQueue(Generic[P]):
     def enqueue(self, payload: P) -> str:
         """Hand in one item from any thread; return its id when it is durable.
 
-        Raises PayloadError (nothing was reserved), QueueClosed, ConfigurationError, or a
-        ServiceError: then the item was not accepted, or nobody can tell. Must not be called on an
-        event loop's thread, which it would block: use ``aenqueue`` there.
+        Waits for room where much is pending in this process. Raises PayloadError, QueueFull or
+        QueueClosed (nothing was reserved), ConfigurationError, or a ServiceError: then the item
+        was not accepted, or nobody can tell. Must not be called on an event loop's thread, which
+        it would block: use ``aenqueue`` there.
         """
         encoded = [self._codec.encode(payload)]
         return self._started().inbox.hand_in(encoded).result()[0]
@@ -133,6 +134,7 @@ class ForkJoinQueue(Generic[P]):
     def enqueue_many(self, payloads: Iterable[P]) -> list[str]:
         """Hand in many items with few calls; return their ids, in order, when all are durable.
 
+        They wait for room together; more than ``max_pending_items`` wait until nothing is pending.
         Raises PayloadError, naming the first bad one, before any is reserved, and for an empty
         list. After a ServiceError some of the items may have been accepted.
         """

@@ -26,6 +26,7 @@ from forkjoin_gcp.items import Segment
 from forkjoin_gcp.moves import Mover
 from forkjoin_gcp.names import Batch, Lane, item_id
 from forkjoin_gcp.ports import Counters, Ports, Release
+from forkjoin_gcp.room import Load, Room
 
 logger = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class Writer:
         self._idle = lanes[::-1]
         self._holds = Holds(config, ports, counters)
         self._mover = Mover(ports.store, self._holds, counters, lanes[0])
+        self._room = Room(config, counters)
         self._pending = Pending(config.max_batch_items)
         self._last_arrival = 0.0
         self._running: set[asyncio.Task[None]] = set()
@@ -74,14 +76,23 @@ class Writer:
     def submit(self, payloads: Sequence[str], done: Done) -> None:
         """Take encoded payloads; ``done`` is called when they are durable or refused.
 
-        Everything submitted in one pass of the event loop goes into one group.
+        Everything submitted in one pass of the event loop goes into one group, if there is room.
         """
         if self._closed:
             done(QueueClosed())
             return
-        self._pending.add(Submission(payloads, done))
-        self._last_arrival = asyncio.get_running_loop().time()
-        self._start_lane()
+        load = Load.of(payloads)
+
+        def end(answer: list[str] | Exception) -> None:
+            self._room.leave(load)
+            done(answer)
+
+        def enter() -> None:
+            self._pending.add(Submission(payloads, end))
+            self._last_arrival = asyncio.get_running_loop().time()
+            self._start_lane()
+
+        self._room.ask(load, enter, done)
 
     async def put(self, payloads: Sequence[str]) -> list[str]:
         """Return the items' ids once all are durable. Raises the first error met."""
@@ -98,11 +109,12 @@ class Writer:
         return await future
 
     async def close(self) -> None:
-        """Refuse new items and return when all taken before have met their end.
+        """Refuse new items, and those that wait for room; return when the others met their end.
 
         Cancelled, it refuses those that have not: their callers are told, and none waits for ever.
         """
         self._closed = True
+        self._room.close()
         try:
             while self._running:
                 await asyncio.wait(self._running)

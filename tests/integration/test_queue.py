@@ -216,18 +216,35 @@ def test_a_missing_task_queue_is_named_and_nothing_is_left(declare: Declare) -> 
 
 
 @pytest.mark.parametrize(
-    ("variable", "value", "error"),
+    ("storage", "variable", "value", "error"),
     [
-        ("FORKJOIN_MEMORYSTORE", "redis://127.0.0.1:9", IndexUnavailable),
-        ("FIRESTORE_EMULATOR_HOST", "127.0.0.1:9", StoreUnavailable),
+        ("memorystore", "FORKJOIN_MEMORYSTORE", "redis://127.0.0.1:9", IndexUnavailable),
+        ("firestore", "FIRESTORE_EMULATOR_HOST", "127.0.0.1:9", StoreUnavailable),
     ],
 )
 def test_unreachable_services_are_named_with_what_to_do(
-    declare: Declare, variable: str, value: str, error: type[Exception]
+    declare: Declare, storage: str, variable: str, value: str, error: type[Exception]
 ) -> None:
-    queue = declare(acquire_attempts=1, elsewhere={variable: value})
+    queue = declare(storage=storage, acquire_attempts=1, elsewhere={variable: value})
     with pytest.raises(error, match=rf"{variable}.*emulator-scripts/start"):
         queue.enqueue({"n": 1})
+
+
+def test_unreachable_memorystore_is_named_in_the_log_and_enqueuing_goes_on(
+    declare: Declare, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = declare(
+        writer_timeout=0.5,
+        max_clock_skew=0.5,
+        elsewhere={"FORKJOIN_MEMORYSTORE": "redis://127.0.0.1:9"},
+    )
+    seen: list[int] = []
+    queue.handler(lambda item: seen.append(item.payload["n"]))
+    for n in range(3):
+        queue.enqueue({"n": n})
+    assert queue.counters["breaker_opened"] == 1
+    assert "FORKJOIN_MEMORYSTORE" in caplog.text
+    wait_until(lambda: sorted(seen) == [0, 1, 2])
 
 
 def test_unreachable_cloud_tasks_defers_and_accepts(declare: Declare) -> None:

