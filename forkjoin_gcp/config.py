@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import logging
 import os
+import re
 from collections.abc import Mapping
 from typing import Any, Literal, Self, TypedDict, get_args, get_origin
 
@@ -190,6 +191,7 @@ class Services(BaseModel):
     memorystore: str | None = Field(
         None,
         pattern=r"^(rediss?://.+|projects/[^/]+/locations/[^/]+/instances/[^/]+)$",
+        repr=False,  # a URL may hold a password
         description="`projects/P/locations/L/instances/I`, or a `redis://` or `rediss://` URL",
     )
     join_url: str | None = Field(
@@ -267,6 +269,11 @@ class Services(BaseModel):
         return self.audience or self.need("join_url")
 
 
+def without_password(url: str) -> str:
+    """The URL as it may be shown: what stands before its host is left out."""
+    return re.sub(r"//.*@", "//***@", url)
+
+
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:
     """One sentence a wrong field: its name, the value, and what is allowed."""
     sentences = []
@@ -282,7 +289,9 @@ def _explain(error: ValidationError, model: type[BaseModel]) -> str:
         else:
             allowed = _allowed(model.model_fields[name])
             shown = VARIABLES[name] + ", " if model is Services else ""
-            sentences.append(f"{shown}{name}={found['input']!r}: {allowed}")
+            given = found["input"]
+            given = without_password(given) if isinstance(given, str) else given
+            sentences.append(f"{shown}{name}={given!r}: {allowed}")
     return "; ".join(sentences)
 
 

@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc.aio
 from google.api_core import exceptions as google
+from google.auth.exceptions import GoogleAuthError
 from google.cloud.tasks_v2 import CloudTasksAsyncClient, CreateTaskRequest
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcAsyncIOTransport
 from tenacity import (
@@ -18,7 +19,12 @@ from tenacity import (
 )
 
 from forkjoin_gcp.config import LOCAL_HINT, VARIABLES, Services
-from forkjoin_gcp.errors import SchedulerRefused, SchedulerUnavailable, TaskQueueNotFound
+from forkjoin_gcp.errors import (
+    ConfigurationError,
+    SchedulerRefused,
+    SchedulerUnavailable,
+    TaskQueueNotFound,
+)
 from forkjoin_gcp.ports import Counters, TaskRequest
 
 TRY_SECONDS = 3.0
@@ -110,7 +116,12 @@ class CloudTasksScheduler:
     def _connect(self, services: Services) -> CloudTasksAsyncClient:
         host = services.cloud_tasks_emulator_host
         if host is None:
-            return CloudTasksAsyncClient()
+            try:
+                return CloudTasksAsyncClient()
+            except GoogleAuthError as error:
+                raise ConfigurationError(
+                    f"no credentials for Cloud Tasks: {error}. {LOCAL_HINT}"
+                ) from error
         channel = grpc.aio.insecure_channel(host)
         return CloudTasksAsyncClient(transport=CloudTasksGrpcAsyncIOTransport(channel=channel))
 

@@ -6,15 +6,12 @@ import asyncio
 from importlib import resources
 from typing import Any
 
-from redis.asyncio import Redis, RedisCluster
-from redis.exceptions import RedisError
-
 from forkjoin_gcp.config import LOCAL_HINT, VARIABLES, QueueConfig
 from forkjoin_gcp.errors import IndexUnavailable
+from forkjoin_gcp.gcp.instance import FAILURES, Client
+from forkjoin_gcp.gcp.scripts import Script
 from forkjoin_gcp.names import Chunk, Lane
 from forkjoin_gcp.ports import Busy, Counters, Extent, Lease, Release, Reservation
-
-Client = Redis | RedisCluster
 
 LANE_TTL_MS = 24 * 3600 * 1000
 """A lane's state outlives any batch of it by far; an idle lane costs nothing after a day."""
@@ -86,7 +83,7 @@ class MemorystoreIndex:
                     self._counters["memorystore.round_trip"] += 1
         except TimeoutError:
             return
-        except (RedisError, OSError) as error:
+        except FAILURES as error:
             raise _unavailable(error) from error
 
     async def fence(self, lane: Lane, index: int) -> Extent | None:
@@ -119,18 +116,18 @@ class MemorystoreIndex:
         self._counters["memorystore.round_trip"] += 1
         try:
             await self._client.set(f"{lane.key}:ping", "1", px=PING_TTL_MS)
-        except (RedisError, OSError) as error:
+        except FAILURES as error:
             raise _unavailable(error) from error
 
     async def close(self) -> None:
         await self._client.aclose()
 
-    def _script(self, *files: str, returns: str) -> Any:
+    def _script(self, *files: str, returns: str) -> Script:
         folder = resources.files("forkjoin_gcp.gcp") / "lua"
         parts = [(folder / f"{name}.lua").read_text("utf-8") for name in ("lane", *files)]
-        return self._client.register_script("\n".join([*parts, f"return {returns}"]))
+        return Script(self._client, "\n".join([*parts, f"return {returns}"]))
 
-    async def _run(self, script: Any, lane: Lane, index: int | None, *args: str | int) -> Any:
+    async def _run(self, script: Script, lane: Lane, index: int | None, *args: str | int) -> Any:
         keys = [lane.key] if index is None else [lane.key, _wake_key(lane, index)]
         return await self._call(script, keys, lane, args)
 
@@ -145,7 +142,7 @@ class MemorystoreIndex:
         self._counters["memorystore.round_trip"] += 1
         try:
             return await script(keys=keys, args=[LANE_TTL_MS, floor, *args])
-        except (RedisError, OSError) as error:
+        except FAILURES as error:
             raise _unavailable(error) from error
 
     def _reserve_args(self, count: int) -> tuple[int, ...]:

@@ -8,14 +8,12 @@ import re
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
-from redis.asyncio import Redis, RedisCluster
-
 from forkjoin_gcp.errors import ConfigurationError
+from forkjoin_gcp.gcp.instance import Client
 from forkjoin_gcp.items import DeadLetter
 from forkjoin_gcp.names import Batch, Lane
 from forkjoin_gcp.ports import Buried, KeyRange, Scanned
 
-Client = Redis | RedisCluster
 Tried = Callable[[Callable[[], Awaitable[Any]]], Awaitable[Any]]
 Run = Callable[[Any, list[str], list[Any]], Awaitable[Any]]
 

@@ -13,7 +13,6 @@ from hashlib import blake2b
 from importlib import resources
 from typing import Any
 
-from redis.asyncio import Redis, RedisCluster
 from redis.exceptions import (
     AuthenticationError,
     BusyLoadingError,
@@ -21,6 +20,7 @@ from redis.exceptions import (
     ConnectionError,  # noqa: A004
     OutOfMemoryError,
     ReadOnlyError,
+    RedisClusterException,
     RedisError,
     TimeoutError,  # noqa: A004
     TryAgainError,
@@ -34,6 +34,7 @@ from tenacity import (
 
 from forkjoin_gcp.config import LOCAL_HINT, VARIABLES
 from forkjoin_gcp.errors import SegmentConflict, StoreRefused, StoreUnavailable
+from forkjoin_gcp.gcp.instance import Client
 from forkjoin_gcp.gcp.memorystore_scan import (
     MemorystoreScan,
     dead_key,
@@ -43,6 +44,7 @@ from forkjoin_gcp.gcp.memorystore_scan import (
 from forkjoin_gcp.gcp.memorystore_scan import (
     after as ids_after,
 )
+from forkjoin_gcp.gcp.scripts import Script
 from forkjoin_gcp.gcp.stored_items import (
     DefectError,
     check_origin,
@@ -53,8 +55,6 @@ from forkjoin_gcp.gcp.stored_items import (
 from forkjoin_gcp.items import DeadLetter, Segment, StoredItem
 from forkjoin_gcp.names import Batch, Lane, segment_id
 from forkjoin_gcp.ports import Buried, Change, Counters, Found, KeyRange, Listed, Scanned
-
-Client = Redis | RedisCluster
 
 TRIES = 3
 """Of a call that got no answer. All are harmless to repeat."""
@@ -76,6 +76,7 @@ _PASSING = (
     BusyLoadingError,
     ClusterDownError,
     ReadOnlyError,
+    RedisClusterException,
     TryAgainError,
     OSError,
 )
@@ -242,13 +243,13 @@ class MemorystoreStore:
     async def close(self) -> None:
         await self._client.aclose()
 
-    def _script(self, name: str) -> Any:
+    def _script(self, name: str) -> Script:
         folder = resources.files("forkjoin_gcp.gcp") / "lua"
         parts = [(folder / f"segments_{part}.lua").read_text("utf-8") for part in ("shared", name)]
-        return self._client.register_script("\n".join(parts))
+        return Script(self._client, "\n".join(parts))
 
     async def _run(
-        self, script: Any, keys: list[str], args: list[Any], written: Iterable[Segment] = ()
+        self, script: Script, keys: list[str], args: list[Any], written: Iterable[Segment] = ()
     ) -> Any:
         latest = max((segment.expire_at for segment in written), default=0.0)
         every = [self._ttl_ms, max(0, round(latest * 1000)), *args]

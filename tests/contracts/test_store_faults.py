@@ -86,7 +86,7 @@ def with_proxy(kind: str, services: Services, body: Body) -> None:
             if isinstance(store, MemorystoreStore):
                 # Else the first answer to a script is that the server does not know it.
                 for script in (store._create, store._move, store._settle):
-                    await store._client.script_load(script.script)
+                    await store._client.script_load(script.text)
             await body(store, beside, proxy, lane)
 
     asyncio.run(run())
