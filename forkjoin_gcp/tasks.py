@@ -16,6 +16,9 @@ from forkjoin_gcp.errors import ConfigurationError
 from forkjoin_gcp.names import MAX_POSITIONS, Batch, knuth_hash
 from forkjoin_gcp.ports import TaskRequest
 
+MAX_GENERATIONS = 10**15
+"""Of a chunk, sweeps counted in: it is part of a task's id, which has a limited length."""
+
 SWEPT_GENERATIONS = 1_000
 """Generations that a chunk may go through after a sweep, for each second to the next, before it
 takes a name that the next sweep would give it."""
@@ -162,6 +165,8 @@ def parse_task(body: bytes | str) -> Task:
         return RootTask(batch, fields.full or False, fields.sweep or 0, fields.after_ms or 0)
     if fields.first is None or fields.stop is None or fields.generation is None:
         raise ConfigurationError("a chunk task needs first, stop and generation")
+    if fields.generation >= MAX_GENERATIONS:
+        raise ConfigurationError(f"generation: should be less than {MAX_GENERATIONS}")
     if (fields.full, fields.sweep, fields.after_ms) != (None, None, None):
         raise ConfigurationError("a chunk task takes no full, sweep or after_ms")
     if fields.first >= fields.stop:

@@ -62,7 +62,8 @@ class Joinable(Protocol):
 class JoinRequest:
     """What came in. ``body`` is the bytes, or a function that reads at most so many of them.
 
-    Header names are taken in any case. A ``body`` function may raise Refused or OSError.
+    Header names are taken in any case. Whatever a ``body`` function raises means that the body
+    did not come; Refused says how that is answered.
     """
 
     method: str
@@ -190,14 +191,20 @@ def _read(body: bytes | Callable[[int], bytes]) -> bytes:
             raise _too_large()
         return body
     pieces = bytearray()
-    try:
-        while piece := body(MAX_BODY_BYTES + 1 - len(pieces)):
-            pieces += piece
-            if len(pieces) > MAX_BODY_BYTES:
-                raise _too_large()
-    except OSError:
-        raise Refused(400, "the body could not be read to its end") from None
+    while piece := _next_piece(body, MAX_BODY_BYTES + 1 - len(pieces)):
+        pieces += piece
+        if len(pieces) > MAX_BODY_BYTES:
+            raise _too_large()
     return bytes(pieces)
+
+
+def _next_piece(body: Callable[[int], bytes], size: int) -> bytes:
+    try:
+        return body(size)
+    except Refused:
+        raise
+    except Exception:  # what servers raise for a body in broken chunks is in no standard
+        raise Refused(400, "the body could not be read to its end") from None
 
 
 def _too_large() -> Refused:

@@ -51,6 +51,8 @@ holds. Longer texts are cut."""
 MAX_ERRORS_BYTES = 1_000_000
 """Of the error texts of the dead letters put down in one commit, together."""
 
+_LAST_TIME = 253_402_300_799.0
+
 Revision = tuple[int, int]
 """A document's update time: seconds and nanoseconds."""
 
@@ -272,4 +274,7 @@ def _set_time(value: Any, seconds: float) -> None:
 
 
 def _time(timestamp: Any) -> float:
-    return 0.0 if timestamp is None else float(timestamp.ToMicroseconds() / 1e6)
+    if timestamp is None:
+        return 0.0
+    # The last second of the year 9999 has floats that are in the year 10000, which is no date.
+    return min(float(timestamp.ToMicroseconds() / 1e6), _LAST_TIME)

@@ -136,6 +136,6 @@ def read_dead_letter(name: bytes, value: bytes) -> Buried:
             enqueued_at=float(fields["enqueued_at"]),
             dead_at=float(fields["dead_at"]),
         )
-    except (ValueError, TypeError, KeyError, RecursionError) as error:
+    except (ValueError, TypeError, KeyError, ArithmeticError, RecursionError) as error:
         found = DeadLetter(letter, text, "", f"not a dead letter: {error!r}", 0, 0.0, 0.0)
     return Buried(found, hashlib.sha1(value, usedforsecurity=False).hexdigest().encode())
