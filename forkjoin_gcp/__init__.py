@@ -31,6 +31,7 @@ from forkjoin_gcp.errors import (
 
 if TYPE_CHECKING:
     from forkjoin_gcp.config import QueueConfig, Services
+    from forkjoin_gcp.dead_letters import DeadLetterReport
     from forkjoin_gcp.endpoint import join_blueprint, join_function, sweep_function
     from forkjoin_gcp.handlers import BatchItem
     from forkjoin_gcp.items import DeadLetter, Item
@@ -41,6 +42,7 @@ __all__ = [
     "BatchItem",
     "ConfigurationError",
     "DeadLetter",
+    "DeadLetterReport",
     "ForkJoinError",
     "ForkJoinQueue",
     "HandlerError",
@@ -72,6 +74,7 @@ __all__ = [
 _LOADED_WHEN_ASKED_FOR = {
     "BatchItem": "handlers",
     "DeadLetter": "items",
+    "DeadLetterReport": "dead_letters",
     "ForkJoinQueue": "queue",
     "Item": "items",
     "QueueConfig": "config",

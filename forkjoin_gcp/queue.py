@@ -13,10 +13,10 @@ from collections.abc import Awaitable, Callable, Iterable
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 
 from forkjoin_gcp.config import QueueConfig, Services, Settings
+from forkjoin_gcp.dead_letters import Choice, DeadLetterReport, DeadLetters, Progress
 from forkjoin_gcp.errors import ConfigurationError, HandlerError, QueueClosed
 from forkjoin_gcp.handlers import BatchHandler, BatchItem, Handler, ItemHandler
 from forkjoin_gcp.items import DeadLetter, Item, PayloadCodec
-from forkjoin_gcp.names import Lane
 from forkjoin_gcp.ports import Clock, Counters, Ports
 from forkjoin_gcp.reader import Reader
 from forkjoin_gcp.runtime import Inbox, LoopThread, SystemClock, ThreadedRunner
@@ -198,11 +198,45 @@ class ForkJoinQueue(Generic[P]):
         engine = self._started()
         engine.io.submit(engine.join(task, handler)).result()
 
-    def dead_letters(self, limit: int = 100) -> list[DeadLetter]:
-        """Up to ``limit`` dead letters of the queue, in id order. Raises ServiceError."""
+    def dead_letters(self, limit: int = 100, **choice: Unpack[Choice]) -> list[DeadLetter]:
+        """Up to ``limit`` dead letters of the queue, of all its versions, in id order.
+
+        ``choice`` may narrow it: ``ids``, ``reason``, ``older_than`` and ``newer_than`` (seconds).
+        Raises ConfigurationError and ServiceError.
+        """
         engine = self._started()
-        lanes = [Lane(self.name, self.config.version, n) for n in range(self.config.lanes)]
-        return engine.io.submit(engine.dead_letters(lanes, limit)).result()
+        return engine.io.submit(engine.dead.find(choice, limit)).result()
+
+    def requeue(
+        self,
+        *,
+        limit: int | None = None,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+        **choice: Unpack[Choice],
+    ) -> DeadLetterReport:
+        """Bring dead letters' items to a handler again, under their ids; all, or those of a choice.
+
+        Each goes from the dead letters into a batch in one atomic step, with no attempts counted.
+        Blocks; ``progress`` is called with the report as it grows, on another thread. Raises
+        ConfigurationError and ServiceError.
+        """
+        engine = self._started()
+        work = engine.dead.requeue(choice, limit, dry_run=dry_run, progress=progress)
+        return engine.io.submit(work).result()
+
+    def purge_dead_letters(
+        self,
+        *,
+        limit: int | None = None,
+        dry_run: bool = False,
+        progress: Progress | None = None,
+        **choice: Unpack[Choice],
+    ) -> DeadLetterReport:
+        """Delete dead letters for good; all, or those of a choice. As ``requeue``."""
+        engine = self._started()
+        work = engine.dead.purge(choice, limit, dry_run=dry_run, progress=progress)
+        return engine.io.submit(work).result()
 
     def sweep(self, **options: Unpack[SweepOptions]) -> SweepReport:
         """Schedule again what nobody is working on; return what was found. Blocks.
@@ -311,6 +345,7 @@ class _Engine:
         )
         self.inbox = Inbox(self.io.loop, self._writer.submit)
         self.sweeper = Sweeper(config, self._ports, counters)
+        self.dead = DeadLetters(config, self._ports, counters)
 
     async def join(self, task: Task, handler: Handler) -> None:
         if self._runner is None:
@@ -327,12 +362,6 @@ class _Engine:
     def _new_runner(self, handler: Handler) -> ThreadedRunner:
         return ThreadedRunner(handler, self._config.dispatch_deadline)
 
-    async def dead_letters(self, lanes: list[Lane], limit: int) -> list[DeadLetter]:
-        """Of all lanes: a store may keep them by lane or together."""
-        found = [await self._ports.store.dead_letters(lane, limit) for lane in lanes]
-        unique = {letter.id: letter for letters in found for letter in letters}
-        return [unique[key] for key in sorted(unique)][:limit]
-
     def stop(self) -> None:
         try:
             self.io.submit(self._drain()).result(CLOSE_SECONDS + 1)
@@ -348,6 +377,7 @@ class _Engine:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._writer.close()
         finally:
+            self.dead.close()
             await self._ports.close()
 
 

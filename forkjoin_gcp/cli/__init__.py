@@ -10,6 +10,7 @@ try:
 except ImportError as error:
     sys.exit(f"error: {error}. Install it with `pip install 'forkjoin-gcp[local]'`.")
 
+from .dead import dead
 from .local import local
 from .sweep import sweep
 
@@ -24,5 +25,6 @@ def main() -> None:
     """A fork-join queue for Google Cloud."""
 
 
+main.add_command(dead)
 main.add_command(local)
 main.add_command(sweep)

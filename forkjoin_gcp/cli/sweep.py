@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 import click
 from rich.console import Console
 from rich.table import Table
+from rich.text import Text
 
 from forkjoin_gcp.cli.queues import (
     FAILED,
@@ -94,7 +95,7 @@ def _show(report: SweepReport) -> None:
                 stale.batch.lane.version,
                 f"{stale.items:,}",
                 age(stale.untouched_since),
-                done[stale.scheduled],
+                Text(done[stale.scheduled]),
             )
         console.print(table)
         if len(report.stale) > SHOWN:

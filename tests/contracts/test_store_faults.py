@@ -26,6 +26,7 @@ from forkjoin_gcp.gcp.memorystore_store import MemorystoreStore
 from forkjoin_gcp.items import DeadLetter, Segment, move_segment
 from forkjoin_gcp.names import Batch, Lane
 from forkjoin_gcp.ports import Change, Counters, Listed, WorkStore
+from forkjoin_gcp.testing.scan_contract import again, bury
 from forkjoin_gcp.testing.store_contract import (
     BATCH_SIZE,
     a_batch,
@@ -85,7 +86,7 @@ def with_proxy(kind: str, services: Services, body: Body) -> None:
             await store.listing(a_batch(lane))  # connects
             if isinstance(store, MemorystoreStore):
                 # Else the first answer to a script is that the server does not know it.
-                for script in (store._create, store._move, store._settle):
+                for script in (store._create, store._move, store._settle, store._requeue):
                     await store._client.script_load(script.text)
             await body(store, beside, proxy, lane)
 
@@ -116,6 +117,21 @@ def test_a_move_whose_answer_was_lost(kind: str, services: Services) -> None:
             store.move(batch, found[0], target, pieces), lambda: beside.listing(target)
         )
         assert await contents(beside, target) == pieces
+
+    with_proxy(kind, services, body)
+
+
+@both
+def test_a_requeue_whose_answer_was_lost(kind: str, services: Services) -> None:
+    async def body(store: WorkStore, beside: WorkStore, proxy: LossyProxy, lane: Lane) -> None:
+        (letter,) = await bury(beside, a_batch(lane), 1)
+        (found,) = await store.find_dead(lane, "", 10)
+        target, segment = a_batch(lane, 1), again(letter, 4)
+        assert await proxy.lose_answer(
+            store.requeue(lane, found, target, segment), lambda: beside.listing(target)
+        )
+        assert await contents(beside, target) == [segment]
+        assert await beside.dead_letters(lane, 10) == []
 
     with_proxy(kind, services, body)
 

