@@ -4,9 +4,9 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test lint types bench simulate clean
+.PHONY: help demo test lint types bench bench-local simulate clean
 help:
-	@sed -n 's/^\([a-z]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
+	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
 $(INSTALLED): setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11))' \
@@ -34,6 +34,9 @@ bench: $(INSTALLED) ## the measurements of docs/performance.md
 
 simulate: $(INSTALLED) ## worlds where everything goes wrong (SEEDS=1000; SEED=17 for one and its schedule)
 	@exec $(BIN)/python -m forkjoin_gcp.testing.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000))
+
+bench-local: $(INSTALLED) ## the measurements of the local services, in docs/performance.md
+	@exec $(BIN)/python -m benchmarks --local
 
 clean: ## what the other targets made
 	rm -rf $(VENV) build dist *.egg-info demo-output .mypy_cache .ruff_cache .pytest_cache

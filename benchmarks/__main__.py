@@ -1,4 +1,7 @@
-"""`python -m benchmarks`: measure everything once, print it, and leave nothing behind."""
+"""`python -m benchmarks`: measure everything once, print it, and leave nothing behind.
+
+With `--local`, the local services themselves and not the package.
+"""
 
 from __future__ import annotations
 
@@ -9,10 +12,12 @@ import sys
 import time
 from pathlib import Path
 
+from benchmarks import local_services, report
 from benchmarks.enqueuing import measure_idle, measure_paced, measure_throughput, warm_up
 from benchmarks.imports import import_ms
 from benchmarks.joining import measure_large, measure_releases
-from benchmarks.report import BEGIN, END, Results, insert, markdown
+from benchmarks.local_services import QUICK_LOCAL, LocalPlan, local_markdown, measure_local
+from benchmarks.report import Results, insert, markdown
 from benchmarks.served import open_served
 from benchmarks.stage import QUICK, Plan, say, staged
 
@@ -39,6 +44,7 @@ def measure(plan: Plan) -> Results:
 def main() -> int:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("--quick", action="store_true", help="half a minute, to see that it works")
+    parser.add_argument("--local", action="store_true", help="the local services, not the package")
     parser.add_argument(
         "--markdown",
         type=Path,
@@ -48,14 +54,22 @@ def main() -> int:
     options = parser.parse_args()
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that everything is ended
     try:
-        text = markdown(measure(QUICK if options.quick else Plan()))
+        text = _measured(local=options.local, quick=options.quick)
     except KeyboardInterrupt:
         return 130
     print(text)
     if options.markdown:
-        page = options.markdown.read_text() if options.markdown.exists() else BEGIN + END
-        options.markdown.write_text(insert(text, page))
+        marks = local_services if options.local else report
+        begin, end = marks.BEGIN, marks.END
+        page = options.markdown.read_text() if options.markdown.exists() else begin + end
+        options.markdown.write_text(insert(text, page, begin, end))
     return 0
+
+
+def _measured(*, local: bool, quick: bool) -> str:
+    if local:
+        return local_markdown(measure_local(QUICK_LOCAL if quick else LocalPlan()))
+    return markdown(measure(QUICK if quick else Plan()))
 
 
 if __name__ == "__main__":

@@ -70,9 +70,9 @@ def targets(results: Results) -> list[Target]:
 
 def markdown(results: Results) -> str:
     parts = [
-        _machine(results),
+        machine(results.plan.rounds, results.seconds, results.load_before),
         "### Targets",
-        _targets(results),
+        target_table(targets(results)),
         "### Enqueuing at full load",
         _load(results.throughput),
         "One call of `enqueue_many` is {:,} items; the raw `BatchWrite` is its {} requests with {} "
@@ -83,33 +83,33 @@ def markdown(results: Results) -> str:
     return "\n\n".join(parts) + "\n"
 
 
-def insert(text: str, page: str) -> str:
+def insert(text: str, page: str, begin: str = BEGIN, end: str = END) -> str:
     """The page with ``text`` between its marks. Raises ValueError where it has none."""
-    before, begin, rest = page.partition(BEGIN)
-    _, end, after = rest.partition(END)
-    if not (begin and end):
-        raise ValueError(f"the page has no {BEGIN.strip()} … {END.strip()}")
+    before, begun, rest = page.partition(begin)
+    _, ended, after = rest.partition(end)
+    if not (begun and ended):
+        raise ValueError(f"the page has no {begin.strip()} … {end.strip()}")
     return f"{before}{begin}\n{text}\n{end}{after}"
 
 
-def _machine(results: Results) -> str:
+def machine(rounds: int, seconds: float, load_before: float) -> str:
+    """On what, with what, how long, and how busy it was before."""
     versions = ", ".join(f"{name} {version(name)}" for name in VERSIONS)
     return (
         f"{os.cpu_count()} cores ({platform.machine()}, {platform.system()}), "
         f"Python {platform.python_version()}, {versions}. "
-        f"{results.plan.rounds} rounds of {results.plan.round_seconds:g} s, "
-        f"{results.seconds:.0f} s in all. Load average of the last minute before it: "
-        f"{results.load_before:.1f}."
+        f"{rounds} rounds, {seconds:.0f} s in all. Load average of the last minute before it: "
+        f"{load_before:.1f}."
     )
 
 
-def _targets(results: Results) -> str:
+def target_table(held_to: Sequence[Target]) -> str:
     rows = []
-    for each in targets(results):
-        limit = f"{'≥' if each.at_least else '≤'} {_number(each.limit)} {each.unit}".strip()
-        value = f"{_number(each.value)} {each.unit}".strip()
+    for each in held_to:
+        limit = f"{'≥' if each.at_least else '≤'} {number(each.limit)} {each.unit}".strip()
+        value = f"{number(each.value)} {each.unit}".strip()
         rows.append([each.name, limit, f"**{value}**", "met" if each.met else "MISSED"])
-    return _table(["", "target", "measured", ""], rows)
+    return table(["", "target", "measured", ""], rows)
 
 
 def _load(load: Throughput) -> str:
@@ -124,19 +124,19 @@ def _load(load: Throughput) -> str:
         return [name, *(str(cell(load.rounds[kind])) for kind in kinds)]
 
     def of_sample(figure: str) -> object:
-        return lambda rounds: _number(
+        return lambda rounds: number(
             median([each.sample for each in rounds], lambda s: float(getattr(s, figure)))
         )
 
     def of_calls(*names: str) -> object:
-        return lambda rounds: _number(
+        return lambda rounds: number(
             median([r.sample for r in rounds], lambda s: sum(s.per_item(n) for n in names))
         )
 
     def counted(figure: str) -> object:
-        return lambda rounds: _number(statistics.median(getattr(r, figure) for r in rounds))
+        return lambda rounds: number(statistics.median(getattr(r, figure) for r in rounds))
 
-    return _table(
+    return table(
         ["", *heads],
         [
             row("items/s", of_sample("rate")),
@@ -166,21 +166,21 @@ def _rest(results: Results) -> str:
         ["the same: tasks in a row until then",
          *(str(max(s.depth for s in side)) for side in (large.old, large.new))],
         ["import, ms (the package alone / with its clients)",
-         _number(imports["clients_2010"]),
-         f"{_number(imports['forkjoin_gcp'])} / {_number(imports['with_clients'])}"],
+         number(imports["clients_2010"]),
+         f"{number(imports['forkjoin_gcp'])} / {number(imports['with_clients'])}"],
         ["1,000 items/s one by one: latency p50 / p99, ms", "",
-         f"{_number(sample.p50_ms)} / {_number(sample.p99_ms)}"],
-        ["1,000 items/s one by one: client CPU, µs an item", "", _number(sample.cpu_us)],
+         f"{number(sample.p50_ms)} / {number(sample.p99_ms)}"],
+        ["1,000 items/s one by one: client CPU, µs an item", "", number(sample.cpu_us)],
         ["1,000 items/s one by one, both ends: Firestore calls an item", "",
-         _number(paced.firestore_calls)],
+         number(paced.firestore_calls)],
         ["clients' own counts of calls differ from the services' by at most, %", "",
-         _number(100 * _disagreement(results))],
+         number(100 * _disagreement(results))],
     ]  # fmt: skip
-    return _table(["", "2010 port", "this package"], rows)
+    return table(["", "2010 port", "this package"], rows)
 
 
 def _last_start(spreads: Sequence[Spread]) -> str:
-    return _number(statistics.median(each.last_start for each in spreads))
+    return number(statistics.median(each.last_start for each in spreads))
 
 
 def _disagreement(results: Results) -> float:
@@ -191,10 +191,10 @@ def _disagreement(results: Results) -> float:
 
 def _spread(seconds: Sequence[float]) -> str:
     p50, p99 = (percentile(seconds, share) * 1e3 for share in (0.5, 0.99))
-    return f"{_number(p50)} / {_number(p99)}"
+    return f"{number(p50)} / {number(p99)}"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
     """Three digits that mean something."""
     if value == 0:
         return "0"
@@ -207,6 +207,6 @@ def _number(value: float) -> str:
     return f"{value:.2g}"
 
 
-def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
     lines = [head, ["---"] + ["---:"] * (len(head) - 1), *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines)
