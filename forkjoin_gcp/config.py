@@ -244,10 +244,8 @@ class Services(BaseModel):
         ``FORKJOIN_*`` variable that nothing reads is logged as a warning, with the nearest name.
         """
         env = os.environ if environ is None else environ
-        known = {*VARIABLES.values(), *OTHER_VARIABLES}
-        for name in sorted(env):
-            if name.startswith("FORKJOIN_") and name not in known:
-                logger.warning("unknown variable %s is ignored%s", name, _nearest(name, known))
+        for name, nearest in unknown_variables(env).items():
+            logger.warning("unknown variable %s is ignored%s", name, nearest)
         given = {field: env[name] for field, name in VARIABLES.items() if env.get(name)}
         if "project" not in given and env.get("GOOGLE_CLOUD_PROJECT"):
             given["project"] = env["GOOGLE_CLOUD_PROJECT"]
@@ -267,6 +265,16 @@ class Services(BaseModel):
     def token_audience(self) -> str:
         """The audience that tasks' tokens carry and the join endpoint asks for."""
         return self.audience or self.need("join_url")
+
+
+def unknown_variables(environ: Mapping[str, str]) -> dict[str, str]:
+    """The ``FORKJOIN_*`` variables that nothing reads; for each "", or which one may be meant."""
+    known = {*VARIABLES.values(), *OTHER_VARIABLES}
+    return {
+        name: _nearest(name, known)
+        for name in sorted(environ)
+        if name.startswith("FORKJOIN_") and name not in known
+    }
 
 
 def without_password(url: str) -> str:

@@ -11,6 +11,7 @@ except ImportError as error:
     sys.exit(f"error: {error}. Install it with `pip install 'forkjoin-gcp[local]'`.")
 
 from .dead import dead
+from .doctor import doctor
 from .local import local
 from .sweep import sweep
 
@@ -26,5 +27,6 @@ def main() -> None:
 
 
 main.add_command(dead)
+main.add_command(doctor)
 main.add_command(local)
 main.add_command(sweep)

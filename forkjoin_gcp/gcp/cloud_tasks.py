@@ -69,7 +69,7 @@ class CloudTasksScheduler:
         if not self._account and not services.allow_unauthenticated:
             services.need("invoker")
         self._audience = services.token_audience()
-        self._client = self._connect(services)
+        self._client = connect_client(services)
 
     async def create(self, task: TaskRequest) -> bool:
         request = self._request(task)
@@ -113,18 +113,6 @@ class CloudTasksScheduler:
         self._counters["cloud_tasks.create_task"] += 1
         await self._client.create_task(request, timeout=TRY_SECONDS)
 
-    def _connect(self, services: Services) -> CloudTasksAsyncClient:
-        host = services.cloud_tasks_emulator_host
-        if host is None:
-            try:
-                return CloudTasksAsyncClient()
-            except GoogleAuthError as error:
-                raise ConfigurationError(
-                    f"no credentials for Cloud Tasks: {error}. {LOCAL_HINT}"
-                ) from error
-        channel = grpc.aio.insecure_channel(host)
-        return CloudTasksAsyncClient(transport=CloudTasksGrpcAsyncIOTransport(channel=channel))
-
     def _request(self, task: TaskRequest) -> CreateTaskRequest:
         # Raw protobuf: building the same through the wrapper classes costs several times as much.
         raw: Any = CreateTaskRequest.pb(CreateTaskRequest())
@@ -141,3 +129,20 @@ class CloudTasksScheduler:
             raw.task.http_request.oidc_token.audience = self._audience
         request: CreateTaskRequest = CreateTaskRequest.wrap(raw)
         return request
+
+
+def connect_client(services: Services) -> CloudTasksAsyncClient:
+    """A client of Cloud Tasks or of its emulator, for the loop that calls this.
+
+    Raises ConfigurationError where there are no credentials.
+    """
+    host = services.cloud_tasks_emulator_host
+    if host is None:
+        try:
+            return CloudTasksAsyncClient()
+        except GoogleAuthError as error:
+            raise ConfigurationError(
+                f"no credentials for Cloud Tasks: {error}. {LOCAL_HINT}"
+            ) from error
+    channel = grpc.aio.insecure_channel(host)
+    return CloudTasksAsyncClient(transport=CloudTasksGrpcAsyncIOTransport(channel=channel))

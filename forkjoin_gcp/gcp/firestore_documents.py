@@ -43,6 +43,8 @@ from forkjoin_gcp.ports import Found
 
 SEGMENTS = "fj_segments"
 DEAD_LETTERS = "fj_dead_letters"
+EXPIRE_AT = "expire_at"
+"""The field by which a TTL policy deletes both."""
 
 MAX_TEXT_BYTES = 900_000
 """Of a dead letter's payload, or of the text of a document that is no segment: what a document
@@ -64,7 +66,7 @@ def fill_segment(document: Any, segment: Segment, batch: Batch) -> None:
     fields["count"].integer_value = len(segment.items)
     fields["nonce"].string_value = segment.nonce
     _set_time(fields["enqueued_at"], segment.enqueued_at)
-    _set_time(fields["expire_at"], segment.expire_at)
+    _set_time(fields[EXPIRE_AT], segment.expire_at)
     if segment.origin != batch.key:
         fields["origin"].string_value = segment.origin
     if segment.shift:
@@ -137,7 +139,7 @@ def _parse(fields: Any, first: int, batch: Batch) -> Segment:
         origin=origin,
         shift=shift,
         enqueued_at=_time(_typed(fields, "enqueued_at", "timestamp_value")),
-        expire_at=_time(_typed(fields, "expire_at", "timestamp_value")),
+        expire_at=_time(_typed(fields, EXPIRE_AT, "timestamp_value")),
         handled=_parse_items(fields, "handled_", first) if "handled_payloads" in fields else (),
     )
 

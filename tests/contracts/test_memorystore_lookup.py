@@ -8,19 +8,31 @@ from typing import Any
 import google.auth.exceptions
 import grpc
 import pytest
+from google.auth.credentials import AnonymousCredentials
 from google.cloud.memorystore_v1 import (
     CertificateAuthority,
     ConnectionType,
     Instance,
+    MemorystoreAsyncClient,
     PscAutoConnection,
+    types,
+)
+from google.cloud.memorystore_v1.services.memorystore.transports import (
+    MemorystoreGrpcAsyncIOTransport,
 )
 from google.cloud.memorystore_v1.types import SharedRegionalCertificateAuthority
 
 from forkjoin_gcp import ConfigurationError, IndexUnavailable, Services
 from forkjoin_gcp.gcp import instance_lookup
 from forkjoin_gcp.gcp.instance import Endpoint, find
-from tests.contracts.memorystore_api import NAME, MemorystoreApi
+from tests.contracts.google_api import GoogleApi
 
+NAME = "projects/p/locations/l/instances/i"
+GETS: dict[str, Any] = {
+    "GetInstance": types.GetInstanceRequest,
+    "GetCertificateAuthority": types.GetCertificateAuthorityRequest,
+    "GetSharedRegionalCertificateAuthority": types.GetSharedRegionalCertificateAuthorityRequest,
+}
 Managed = CertificateAuthority.ManagedCertificateAuthority
 Regional = SharedRegionalCertificateAuthority.RegionalManagedCertificateAuthority
 AUTHORITY = CertificateAuthority(
@@ -56,8 +68,10 @@ def look_up(monkeypatch: pytest.MonkeyPatch, *has: Any, **refusals: Any) -> Endp
         found[NAME] = (grpc.StatusCode[refusals["code"]], refusals.get("text", "no"))
 
     async def run() -> Endpoint:
-        async with MemorystoreApi(found) as api:
-            api.replace_googles(monkeypatch)
+        async with GoogleApi("google.cloud.memorystore.v1.Memorystore", GETS, found) as api:
+            client = api.client(MemorystoreAsyncClient, MemorystoreGrpcAsyncIOTransport)
+            monkeypatch.setattr(instance_lookup, "MemorystoreAsyncClient", client)
+            monkeypatch.setattr("google.auth.default", lambda **_: (AnonymousCredentials(), "p"))
             return await find(Services(memorystore=NAME))
 
     return asyncio.run(run())
