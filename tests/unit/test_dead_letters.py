@@ -19,6 +19,7 @@ from forkjoin_gcp.errors import (
 from forkjoin_gcp.items import DeadLetter, Item, Segment
 from forkjoin_gcp.names import Batch, Lane
 from forkjoin_gcp.ports import Buried, Release, TaskRequest
+from tests.unit.outage import REFUSED, Outage
 from tests.unit.rig import Rig, rigged
 
 
@@ -184,6 +185,21 @@ async def test_a_requeue_that_comes_after_the_fence_moves_its_items() -> None:
     assert report.done == 5
     assert rig.counters["release_late"] == 1
     assert rig.counters["segments_moved"] == 5
+    assert sorted(item.id for item in rig.handled) == sorted(ids)
+
+
+@rigged
+async def test_without_memorystore_items_go_back_by_the_clock_lane() -> None:
+    rig = DeadRig()
+    ids = await rig.bury(*range(12))
+    outage = Outage(rig)
+    rig.dead = DeadLetters(rig.config, rig.ports, rig.counters)
+    outage.mode = REFUSED
+    rig.rejects = False
+    assert (await rig.dead.requeue({})).done == 12
+    assert rig.batches[-1].lane.is_clock
+    await rig.drain()
+    rig.dead.close()
     assert sorted(item.id for item in rig.handled) == sorted(ids)
 
 

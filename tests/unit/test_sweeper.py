@@ -23,6 +23,7 @@ from forkjoin_gcp.sweeper import Sweeper, SweepReport, format_resume, parse_resu
 from forkjoin_gcp.tasks import ChunkTask, RootTask, Task, parse_task
 from forkjoin_gcp.testing.in_process import InProcessScheduler
 from forkjoin_gcp.testing.store_contract import some_segments
+from tests.unit.outage import REFUSED, Outage
 from tests.unit.rig import Rig, rigged
 
 AFTER = 1_800.0
@@ -203,6 +204,23 @@ async def test_a_full_batch_whose_two_roots_were_lost_comes_back() -> None:
     await rig.sweep()
     await rig.drain()
     assert rig.numbers == list(range(20))
+
+
+@rigged
+async def test_a_clock_batch_whose_root_was_lost_comes_back() -> None:
+    rig = SweptRig()
+    outage = Outage(rig)
+    outage.mode = REFUSED
+    rig.scheduler.lose = is_root
+    ids = [one for n in range(4) for one in await rig.put(n, n + 10)]
+    assert {batch.lane.is_clock for batch in rig.batches} == {True}
+    await rig.later()
+    rig.scheduler.lose = nothing
+    report = await rig.sweep()
+    assert [stale.scheduled for stale in report.stale] == [True] * len(rig.batches)
+    await rig.drain()
+    assert sorted(item.id for item in rig.handled) == sorted(ids)
+    assert rig.left == 0
 
 
 @rigged

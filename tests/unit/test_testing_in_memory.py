@@ -122,6 +122,27 @@ def test_failures_are_tried_again_without_waiting(feeds: ForkJoinQueue[Feed]) ->
     assert outcome.exception.__traceback__ is not None
 
 
+def test_a_dead_letter_is_requeued_and_what_waits_is_swept() -> None:
+    queue: ForkJoinQueue[dict[str, Any]] = ForkJoinQueue("again")
+    rejects = True
+
+    @queue.handler
+    async def work(item: Item[dict[str, Any]]) -> None:
+        if rejects:
+            raise Reject("not now")
+
+    with queue.in_memory() as local:
+        one = queue.enqueue({"n": 1})
+        assert local.run().outcomes[one].reason == "rejected"
+        rejects = False
+        assert queue.requeue(reason="rejected").done == 1
+        assert queue.sweep().items == 1
+        (outcome,) = local.run().handled
+        assert (outcome.id, outcome.state) == (one, "handled")
+        assert queue.dead_letters() == []
+        assert queue.purge_dead_letters().found == 0
+
+
 def test_each_item_has_its_own_outcome(feeds: ForkJoinQueue[Feed]) -> None:
     @feeds.handler
     def work(item: Item[Feed]) -> None:
