@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import json
 import logging
 import os
 import re
@@ -22,6 +23,15 @@ MAX_PAYLOAD_BYTES = 900_000
 field names and the rest of the segment, and a segment holds at least one item."""
 
 LOCAL_HINT = "To use local services, run emulator-scripts/start and export what it prints."
+
+
+ORDERED = {
+    "batch_size": "max_batch_items",
+    "retry_min_backoff": "retry_max_backoff",
+    "writer_timeout": "dispatch_deadline",
+    "sweep_after": "expire_after",
+}
+"""Settings that may not be more than another."""
 
 
 class Settings(TypedDict, total=False):
@@ -135,17 +145,30 @@ class QueueConfig(BaseModel):
 
     @model_validator(mode="after")
     def _check_together(self) -> Self:
-        for low, high in (
-            ("batch_size", "max_batch_items"),
-            ("retry_min_backoff", "retry_max_backoff"),
-            ("writer_timeout", "dispatch_deadline"),
-            ("sweep_after", "expire_after"),
-        ):
+        for low, high in ORDERED.items():
             if getattr(self, low) > getattr(self, high):
                 raise ConfigurationError(
                     f"{low}={getattr(self, low):g} is more than {high}={getattr(self, high):g}"
                 )
         return self
+
+    @classmethod
+    def deployed(
+        cls, name: str, settings: Mapping[str, Any], environ: Mapping[str, str] | None = None
+    ) -> QueueConfig:
+        """A queue's configuration where it runs: ``settings``, as the code gives them, and what the
+        variable FORKJOIN_SETTINGS says of this queue, which counts for more.
+
+        The variable is JSON, ``{"feeds": {"shards": 4}}``. Raises ConfigurationError.
+        """
+        text = (os.environ if environ is None else environ).get(SETTINGS_VARIABLE, "")
+        given = _read_settings(text).get(name, {})
+        try:
+            return cls(name, **{**settings, **given})
+        except ConfigurationError as error:
+            if not given:
+                raise
+            raise ConfigurationError(f"{SETTINGS_VARIABLE}, queue {name!r}: {error}") from None
 
     def task_queue(self, shard: int) -> str:
         """The short id of the Cloud Tasks queue that serves ``shard`` (from 1)."""
@@ -169,9 +192,11 @@ VARIABLES: dict[str, str] = {
 }
 """Which environment variable gives which field of Services."""
 
-OTHER_VARIABLES = frozenset({"FORKJOIN_FIRESTORE", "FORKJOIN_QUEUE"})
-"""``FORKJOIN_*`` variables that something other than Services reads (LocalServices, and
-functions/main.py)."""
+SETTINGS_VARIABLE = "FORKJOIN_SETTINGS"
+
+OTHER_VARIABLES = frozenset({"FORKJOIN_FIRESTORE", "FORKJOIN_QUEUE", SETTINGS_VARIABLE})
+"""``FORKJOIN_*`` variables that something other than Services reads (LocalServices,
+functions/main.py, and each queue)."""
 
 
 class Services(BaseModel):
@@ -280,6 +305,26 @@ def unknown_variables(environ: Mapping[str, str]) -> dict[str, str]:
 def without_password(url: str) -> str:
     """The URL as it may be shown: what stands before its host is left out."""
     return re.sub(r"//.*@", "//***@", url)
+
+
+def _read_settings(text: str) -> dict[str, dict[str, Any]]:
+    """FORKJOIN_SETTINGS by queue; ConfigurationError where it is not of that form."""
+    if not text.strip():
+        return {}
+    try:
+        read = json.loads(text)
+    except ValueError as error:
+        raise ConfigurationError(f"{SETTINGS_VARIABLE} is not JSON: {error}") from None
+    if not isinstance(read, dict) or not all(isinstance(one, dict) for one in read.values()):
+        raise ConfigurationError(
+            f'{SETTINGS_VARIABLE} must be settings by queue, as {{"feeds": {{"shards": 4}}}}'
+        )
+    for queue, settings in read.items():
+        if "name" in settings:
+            raise ConfigurationError(
+                f"{SETTINGS_VARIABLE}, queue {queue!r}: unknown setting 'name'"
+            )
+    return read
 
 
 def _explain(error: ValidationError, model: type[BaseModel]) -> str:

@@ -42,9 +42,10 @@ class ForkJoinQueue(Generic[P]):
     """Small pieces of work, handed in one at a time, handled a hundred at once.
 
     ``payload`` is the type of an item's payload: anything pydantic's TypeAdapter takes. Settings
-    are those of QueueConfig. ``services`` says where everything is; without it the environment
-    does, when it is first needed, so declaring a queue does no I/O and needs no environment.
-    ``connect`` is for tests that bring ports of their own.
+    are those of QueueConfig; what the variable FORKJOIN_SETTINGS says counts for more. ``services``
+    says where everything is; without it the environment does, when it is first needed, so declaring
+    a queue does no I/O and needs no environment. ``connect`` is for tests that bring ports of their
+    own.
 
     One object serves any number of threads and event loops. It survives a fork: the child makes
     its own threads and connections at first use. Raises ConfigurationError for a wrong name,
@@ -79,7 +80,7 @@ class ForkJoinQueue(Generic[P]):
         connect: Connect | None = None,
         **settings: Unpack[Settings],
     ) -> None:
-        self.config = QueueConfig(name, **settings)
+        self.config = QueueConfig.deployed(name, settings)
         self.counters = Counters()
         self._codec: PayloadCodec[P] = PayloadCodec(payload)
         self._services = services

@@ -1,11 +1,12 @@
 from __future__ import annotations
 
 import logging
+import re
 from typing import Any
 
 import pytest
 
-from forkjoin_gcp import ConfigurationError, QueueConfig, Services
+from forkjoin_gcp import ConfigurationError, ForkJoinQueue, QueueConfig, Services
 from forkjoin_gcp.config import VARIABLES, Settings
 
 
@@ -134,3 +135,38 @@ def test_bad_services_name_variable_value_and_form(field: str, value: str) -> No
 def test_audience_is_the_join_url_unless_set() -> None:
     assert Services(join_url="https://a/b").token_audience() == "https://a/b"
     assert Services(join_url="https://a/b", audience="x").token_audience() == "x"
+
+
+def test_settings_of_the_deployment_count_for_more_than_the_codes() -> None:
+    environ = {"FORKJOIN_SETTINGS": '{"feeds": {"shards": 4, "batch_period": 2}, "mails": {}}'}
+    config = QueueConfig.deployed("feeds", {"shards": 2, "batch_size": 10}, environ)
+    assert (config.shards, config.batch_period, config.batch_size) == (4, 2, 10)
+    assert QueueConfig.deployed("mails", {"shards": 2}, environ).shards == 2
+    assert QueueConfig.deployed("other", {}, environ) == QueueConfig("other")
+    assert QueueConfig.deployed("feeds", {}, {"FORKJOIN_SETTINGS": ""}) == QueueConfig("feeds")
+
+
+def test_a_queue_takes_its_deployments_settings(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("FORKJOIN_SETTINGS", '{"feeds": {"shards": 4}}')
+    assert ForkJoinQueue("feeds", shards=2, batch_size=10).config == QueueConfig(
+        "feeds", shards=4, batch_size=10
+    )
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("shards=4", "FORKJOIN_SETTINGS is not JSON"),
+        ('["feeds"]', "FORKJOIN_SETTINGS must be settings by queue"),
+        ('{"feeds": 4}', "FORKJOIN_SETTINGS must be settings by queue"),
+        ('{"feeds": {"name": "x"}}', "FORKJOIN_SETTINGS, queue 'feeds': unknown setting 'name'"),
+        (
+            '{"feeds": {"shard": 4}}',
+            "queue 'feeds': unknown setting 'shard'; did you mean",
+        ),
+        ('{"feeds": {"shards": 0}}', "FORKJOIN_SETTINGS, queue 'feeds': shards=0: must be a whole"),
+    ],
+)
+def test_wrong_settings_of_the_deployment_are_refused(text: str, message: str) -> None:
+    with pytest.raises(ConfigurationError, match=re.escape(message)):
+        QueueConfig.deployed("feeds", {}, {"FORKJOIN_SETTINGS": text})
