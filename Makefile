@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test lint types bench bench-local simulate clean
+.PHONY: help demo test lint types bench bench-local simulate terraform clean
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
@@ -38,5 +38,8 @@ simulate: $(INSTALLED) ## worlds where everything goes wrong (SEEDS=1000; SEED=1
 bench-local: $(INSTALLED) ## the measurements of the local services, in docs/performance.md
 	@exec $(BIN)/python -m benchmarks --local
 
+terraform: $(INSTALLED) ## format, validate, test and scan terraform/, and hold it to the code
+	@exec $(BIN)/python -m tests.terraform
+
 clean: ## what the other targets made
-	rm -rf $(VENV) build dist *.egg-info demo-output .mypy_cache .ruff_cache .pytest_cache
+	rm -rf $(VENV) .venv-terraform build dist *.egg-info demo-output .mypy_cache .ruff_cache .pytest_cache

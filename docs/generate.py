@@ -1,4 +1,4 @@
-"""`python docs/generate.py`: write the tables of configuration.md anew, from the code.
+"""`python docs/generate.py`: write the generated tables anew, from the code.
 
 A table stands between two comments, `<!-- table: NAME -->` and `<!-- end -->`. What is between them
 is replaced; the rest of the page is written by hand.
@@ -16,7 +16,8 @@ from pydantic.fields import FieldInfo
 
 from forkjoin_gcp.config import VARIABLES, QueueConfig, Services
 
-PAGE = Path(__file__).with_name("configuration.md")
+ROOT = Path(__file__).resolve().parents[1]
+PAGES = (ROOT / "docs" / "configuration.md", ROOT / "terraform" / "README.md")
 
 IN_2010 = {
     "name": "`queue_name`, model kind",
@@ -56,12 +57,79 @@ def variables() -> str:
     return _table(("variable", "field of `Services`", "default", "meaning"), rows)
 
 
-TABLES: dict[str, Callable[[], str]] = {"settings": settings, "variables": variables}
+def inputs() -> str:
+    """The variables of the Terraform module, an object's with its members."""
+    rows = []
+    for name, variable in _blocks("variables.tf", "variable").items():
+        default = f"`{_hcl(variable['default'])}`" if "default" in variable else "required"
+        kind = variable["type"].removeprefix("${").removesuffix("}")
+        meaning = _text(variable["description"])
+        members = _members(kind)
+        if members:
+            kind = "map of objects" if kind.startswith("map") else "object"
+            listed = [
+                f"`{member}` ({'' if given is None else f'`{given}`'})".replace("()", "(required)")
+                for member, given in members.items()
+                if name != "queues" or member not in QueueConfig.model_fields
+            ]
+            meaning = f"{meaning}<br>Members: {', '.join(listed)}"
+        rows.append((f"`{name}`", kind, default, meaning))
+    return _table(("variable", "type", "default", "meaning"), rows)
+
+
+def outputs() -> str:
+    """The outputs of the Terraform module."""
+    rows = [
+        (f"`{name}`", _text(output["description"]))
+        for name, output in _blocks("outputs.tf", "output").items()
+    ]
+    return _table(("output", "meaning"), rows)
+
+
+TABLES: dict[str, Callable[[], str]] = {
+    "settings": settings,
+    "variables": variables,
+    "inputs": inputs,
+    "outputs": outputs,
+}
 
 
 def render(page: str) -> str:
     """The page with its tables as the code has them now."""
     return _TABLE.sub(lambda found: found[1] + TABLES[found[2]]() + found[3], page)
+
+
+def _blocks(file: str, kind: str) -> dict[str, dict[str, Any]]:
+    """The blocks of a kind in a file of the Terraform module, by name."""
+    import hcl2  # for these two tables alone
+
+    with (ROOT / "terraform" / file).open(encoding="utf-8") as source:
+        blocks = hcl2.load(source)[kind]
+    return {name.strip('"'): block for one in blocks for name, block in one.items()}
+
+
+def _members(kind: str) -> dict[str, str | None]:
+    """The members of an object type, each with its default: "null" where it is optional, None where
+    it is required."""
+    found = re.fullmatch(r"(?:map\()?object\(\{(.*?)\}\)\)?", kind)
+    members: dict[str, str | None] = {}
+    for part in re.split(r", (?=\w+ = )", found[1] if found else ""):
+        if part:
+            member, _, given = part.partition(" = ")
+            optional = re.fullmatch(r"optional\((\w+(?:\(\w+\))?)(?:, (.*))?\)", given)
+            members[member] = (optional[2] or "null") if optional else None
+    return members
+
+
+def _hcl(value: Any) -> str:
+    """A default as HCL writes it."""
+    if isinstance(value, bool):
+        return str(value).lower()
+    return "null" if value is None else str(value)
+
+
+def _text(literal: str) -> str:
+    return literal.strip('"').replace('\\"', '"').replace("|", "\\|")
 
 
 def _table(head: tuple[str, ...], rows: Iterable[tuple[str, ...]]) -> str:
@@ -101,7 +169,9 @@ def _sentence(field: FieldInfo) -> str:
 
 
 if __name__ == "__main__":
-    written = render(PAGE.read_text("utf-8"))
-    changed = written != PAGE.read_text("utf-8")
-    PAGE.write_text(written, "utf-8")
-    sys.stdout.write(f"{PAGE.name}: {'written anew' if changed else 'up to date'}\n")
+    for page in PAGES:
+        before = page.read_text("utf-8")
+        written = render(before)
+        page.write_text(written, "utf-8")
+        state = "up to date" if written == before else "written anew"
+        sys.stdout.write(f"{page.name}: {state}\n")

@@ -30,7 +30,9 @@ ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "forkjoin_gcp"
 PAPERS = {
     str(path.relative_to(ROOT)): path.read_text("utf-8")
-    for path in sorted([*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+    for path in sorted(
+        file for place in (".", "docs", "terraform") for file in ROOT.glob(f"{place}/*.md")
+    )
 }
 README, PROTOCOL = PAPERS["README.md"], PAPERS["docs/protocol.md"]
 CONFIGURATION = PAPERS["docs/configuration.md"]
@@ -174,8 +176,8 @@ def test_links_lead_somewhere(paper: str) -> None:
 
 @every_paper
 def test_paths_exist(paper: str) -> None:
-    folders = "forkjoin_gcp|tests|docs|functions|examples|emulator-scripts|benchmarks|.ci"
-    pattern = rf"(?<![\w/.-])((?:{folders.replace('.', '[.]')})/[\w./-]*)"
+    folders = "forkjoin_gcp|tests|docs|functions|examples|emulator-scripts|benchmarks|terraform|.ci"
+    pattern = rf"(?<![\w/.-])(?<!\]\()((?:{folders.replace('.', '[.]')})/[\w./-]*)"
     for path in re.findall(pattern, PAPERS[paper]):
         assert (ROOT / path.rstrip(".")).exists(), path
 
@@ -233,9 +235,11 @@ def generator() -> types.ModuleType:
 
 def test_generated_tables_are_up_to_date() -> None:
     generate = generator()
-    assert generate.render(CONFIGURATION) == CONFIGURATION, "run `python docs/generate.py`"
+    pages = [page.read_text("utf-8") for page in generate.PAGES]
+    for page in pages:
+        assert generate.render(page) == page, "run `python docs/generate.py`"
     for name in generate.TABLES:
-        assert f"<!-- table: {name} -->" in CONFIGURATION
+        assert f"<!-- table: {name} -->" in "".join(pages)
     assert set(generate.IN_2010) <= set(QueueConfig.model_fields)
 
 

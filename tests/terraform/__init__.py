@@ -1,0 +1,1 @@
+"""Checks of terraform/: `make terraform` runs them all, pytest those in Python."""
