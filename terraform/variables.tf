@@ -64,8 +64,12 @@ locals {
     shards            = { default = 1, min = 1, max = 100, unit = "queues" }
     lanes             = { default = 1, min = 1, max = 100, unit = "lanes" }
     writer_timeout    = { default = 10, min = 0.1, max = 300, unit = "s" }
+    max_clock_skew    = { default = 5, min = 0, max = 300, unit = "s" }
     acquire_timeout   = { default = 1, min = 0.05, max = 30, unit = "s" }
     acquire_attempts  = { default = 3, min = 1, max = 20, unit = "tries" }
+    max_pending_items = { default = 100000, min = 1, max = 100000000, unit = "items" }
+    max_pending_bytes = { default = 200000000, min = 1000000, max = 1000000000000, unit = "bytes" }
+    enqueue_timeout   = { default = 30, min = 0, max = 3600, unit = "s" }
     concurrency       = { default = 50, min = 1, max = 10000, unit = "items" }
     max_attempts      = { default = 5, min = 1, max = 100, unit = "tries" }
     retry_min_backoff = { default = 10, min = 0, max = 2505600, unit = "s" }
@@ -97,8 +101,12 @@ variable "queues" {
     shards                    = optional(number)
     lanes                     = optional(number)
     writer_timeout            = optional(number)
+    max_clock_skew            = optional(number)
     acquire_timeout           = optional(number)
     acquire_attempts          = optional(number)
+    max_pending_items         = optional(number)
+    max_pending_bytes         = optional(number)
+    enqueue_timeout           = optional(number)
     concurrency               = optional(number)
     max_attempts              = optional(number)
     retry_min_backoff         = optional(number)

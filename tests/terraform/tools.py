@@ -7,6 +7,7 @@ inside. Which packages, and which versions, setup.cfg says.
 from __future__ import annotations
 
 import configparser
+import fcntl
 import json
 import os
 import re
@@ -73,6 +74,13 @@ def requirements(extra: str) -> list[str]:
 
 def find() -> Tools:
     """The tools, got and built where they are not there yet. Raises ToolMissing."""
+    HOME.mkdir(exist_ok=True)
+    with (HOME / ".lock").open("w") as lock:  # tests run in several processes
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        return _find()
+
+
+def _find() -> Tools:
     terraform, version = _find_terraform()
     environment = {
         name: value for name, value in os.environ.items() if not name.startswith("TF_")
