@@ -10,6 +10,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import json
+import logging
 import os
 import signal
 import subprocess
@@ -209,6 +210,7 @@ def main() -> int:
     parser.add_argument("--mode", choices=("stop", "kill", "both"), default="both")
     options = parser.parse_args()
     modes: list[Mode] = ["stop", "kill"] if options.mode == "both" else [options.mode]
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     failed = False
     with LocalServices.start(project="forkjoin-outage") as local:
         for mode in modes:

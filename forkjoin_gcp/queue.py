@@ -4,26 +4,26 @@ from __future__ import annotations
 
 import asyncio
 import atexit
+import contextlib
 import logging
-import os
 import random
 import threading
 import weakref
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 
+from forkjoin_gcp import forking
 from forkjoin_gcp.config import QueueConfig, Services, Settings
-from forkjoin_gcp.dead_letters import Choice, DeadLetterReport, DeadLetters, Progress
+from forkjoin_gcp.dead_letters import Choice, DeadLetterReport, Progress
+from forkjoin_gcp.engine import Connect, Engine
 from forkjoin_gcp.errors import ConfigurationError, HandlerError, QueueClosed
 from forkjoin_gcp.handlers import BatchHandler, BatchItem, Handler, ItemHandler
 from forkjoin_gcp.items import DeadLetter, Item, PayloadCodec
-from forkjoin_gcp.ports import Clock, Counters, Ports
-from forkjoin_gcp.reader import Reader
-from forkjoin_gcp.runtime import Inbox, LoopThread, SystemClock, ThreadedRunner
-from forkjoin_gcp.sweeper import Sweeper, SweepOptions, SweepReport
-from forkjoin_gcp.tasks import RootTask, Task
-from forkjoin_gcp.worker import Worker
-from forkjoin_gcp.writer import Writer
+from forkjoin_gcp.ports import Counters
+from forkjoin_gcp.runtime import Inbox
+from forkjoin_gcp.sweeper import SweepOptions, SweepReport
+from forkjoin_gcp.tasks import Task
 
 if TYPE_CHECKING:
     from forkjoin_gcp import testing
@@ -31,11 +31,6 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 P = TypeVar("P")
 F = TypeVar("F", bound=Callable[..., Any])
-
-Connect = Callable[[QueueConfig, Services, Counters, Clock], Awaitable[Ports]]
-
-CLOSE_SECONDS = 10.0
-"""How long closing waits for what is in flight: what Cloud Run gives a process to end."""
 
 
 class ForkJoinQueue(Generic[P]):
@@ -47,9 +42,10 @@ class ForkJoinQueue(Generic[P]):
     a queue does no I/O and needs no environment. ``connect`` is for tests that bring ports of their
     own.
 
-    One object serves any number of threads and event loops. It survives a fork: the child makes
-    its own threads and connections at first use. Raises ConfigurationError for a wrong name,
-    setting or payload type.
+    One object serves any number of threads and event loops. It survives a fork: what is in flight
+    is finished first, and parent and child make threads and connections anew when they next need
+    them. Only while a request is handled (``join``) that cannot be; a child of then cannot use it.
+    Raises ConfigurationError for a wrong name, setting or payload type.
     """
 
     @overload
@@ -86,10 +82,13 @@ class ForkJoinQueue(Generic[P]):
         self._services = services
         self._connect = connect
         self._handler: Handler | None = None
-        self._engine: _Engine | None = None
+        self._engine: Engine | None = None
+        self._inbox: Inbox | None = None
+        self._uses = 0
         self._closed = False
-        self._lock = threading.Lock()
+        self._lock = threading.RLock()
         _open_queues.add(self)
+        forking.watch(self)
 
     def __repr__(self) -> str:
         return f"ForkJoinQueue({self.name!r}, payload={self._codec.name})"
@@ -122,7 +121,7 @@ class ForkJoinQueue(Generic[P]):
         it would block: use ``aenqueue`` there.
         """
         encoded = [self._codec.encode(payload)]
-        return self._started().inbox.hand_in(encoded).result()[0]
+        return self._hand_in(encoded).result()[0]
 
     async def aenqueue(self, payload: P) -> str:
         """Hand in one item from any event loop. As ``enqueue``.
@@ -130,7 +129,7 @@ class ForkJoinQueue(Generic[P]):
         Cancelling it takes nothing back: the item may have been accepted.
         """
         encoded = [self._codec.encode(payload)]
-        return (await (await self._astarted()).inbox.hand_in_from_loop(encoded))[0]
+        return (await self._hand_in_from_loop(encoded))[0]
 
     def enqueue_many(self, payloads: Iterable[P]) -> list[str]:
         """Hand in many items with few calls; return their ids, in order, when all are durable.
@@ -140,12 +139,12 @@ class ForkJoinQueue(Generic[P]):
         list. After a ServiceError some of the items may have been accepted.
         """
         encoded = self._codec.encode_all(payloads)
-        return self._started().inbox.hand_in(encoded).result()
+        return self._hand_in(encoded).result()
 
     async def aenqueue_many(self, payloads: Iterable[P]) -> list[str]:
         """As ``enqueue_many``, from any event loop."""
         encoded = self._codec.encode_all(payloads)
-        return await (await self._astarted()).inbox.hand_in_from_loop(encoded)
+        return await self._hand_in_from_loop(encoded)
 
     @overload
     def handler(self, function: F, /) -> F: ...
@@ -196,8 +195,8 @@ class ForkJoinQueue(Generic[P]):
             raise HandlerError(f"queue {self.name!r} has no handler: declare one with @handler")
         if retry_count:
             logger.info("%s: try %d of %s", self.name, retry_count + 1, task.task_id)
-        engine = self._started()
-        engine.io.submit(engine.join(task, handler)).result()
+        with self._used() as engine:
+            engine.io.submit(engine.join(task, handler)).result()
 
     def dead_letters(self, limit: int = 100, **choice: Unpack[Choice]) -> list[DeadLetter]:
         """Up to ``limit`` dead letters of the queue, of all its versions, in id order.
@@ -205,8 +204,8 @@ class ForkJoinQueue(Generic[P]):
         ``choice`` may narrow it: ``ids``, ``reason``, ``older_than`` and ``newer_than`` (seconds).
         Raises ConfigurationError and ServiceError.
         """
-        engine = self._started()
-        return engine.io.submit(engine.dead.find(choice, limit)).result()
+        with self._used() as engine:
+            return engine.io.submit(engine.dead.find(choice, limit)).result()
 
     def requeue(
         self,
@@ -222,9 +221,9 @@ class ForkJoinQueue(Generic[P]):
         Blocks; ``progress`` is called with the report as it grows, on another thread. Raises
         ConfigurationError and ServiceError.
         """
-        engine = self._started()
-        work = engine.dead.requeue(choice, limit, dry_run=dry_run, progress=progress)
-        return engine.io.submit(work).result()
+        with self._used() as engine:
+            work = engine.dead.requeue(choice, limit, dry_run=dry_run, progress=progress)
+            return engine.io.submit(work).result()
 
     def purge_dead_letters(
         self,
@@ -235,9 +234,9 @@ class ForkJoinQueue(Generic[P]):
         **choice: Unpack[Choice],
     ) -> DeadLetterReport:
         """Delete dead letters for good; all, or those of a choice. As ``requeue``."""
-        engine = self._started()
-        work = engine.dead.purge(choice, limit, dry_run=dry_run, progress=progress)
-        return engine.io.submit(work).result()
+        with self._used() as engine:
+            work = engine.dead.purge(choice, limit, dry_run=dry_run, progress=progress)
+            return engine.io.submit(work).result()
 
     def sweep(self, **options: Unpack[SweepOptions]) -> SweepReport:
         """Schedule again what nobody is working on; return what was found. Blocks.
@@ -247,8 +246,8 @@ class ForkJoinQueue(Generic[P]):
         run at any time, from several processes too. Raises ConfigurationError and ServiceError.
         """
         options.setdefault("begin", random.randrange(2**32))
-        engine = self._started()
-        return engine.io.submit(engine.sweeper.run(**options)).result()
+        with self._used() as engine:
+            return engine.io.submit(engine.sweeper.run(**options)).result()
 
     def in_memory(self) -> testing.InMemory[P]:
         """For tests: ``with feeds.in_memory() as local: feeds.enqueue(x); local.run()``.
@@ -282,108 +281,93 @@ class ForkJoinQueue(Generic[P]):
             raise HandlerError(f"queue {self.name!r} has a handler already; it can have one")
         self._handler = handler
 
-    def _started(self) -> _Engine:
+    def _started(self) -> Engine:
         engine = self._engine
         if engine is not None:
             return engine
         with self._lock:
-            if self._closed:
-                raise QueueClosed(f"queue {self.name!r} was closed")
+            self._check_open()
             if self._engine is None:
-                self._engine = _Engine(
+                if self._connect is None and forking.is_marred():
+                    raise QueueClosed(
+                        f"queue {self.name!r}: this process was forked while gRPC was at work in "
+                        "its parent (a request was being handled, or another client is open), and "
+                        "gRPC does not survive that. Start processes anew (multiprocessing's "
+                        "'spawn' or 'forkserver'), or fork them before"
+                    )
+                self._engine = Engine(
                     self.config,
                     self.services,
                     self.counters,
                     self._codec,
                     self._connect,
+                    inbox=self._inbox,
                 )
+                self._inbox = None
             return self._engine
 
-    async def _astarted(self) -> _Engine:
+    async def _astarted(self) -> Engine:
         """As ``_started``, but loading and connecting do not block the caller's loop."""
         engine = self._engine
-        return await asyncio.to_thread(self._started) if engine is None else engine
+        if engine is not None:
+            return engine
+        self._check_open()  # here as well: when the interpreter ends no thread can be had
+        return await asyncio.to_thread(self._started)
+
+    def _check_open(self) -> None:
+        if self._closed:
+            raise QueueClosed(f"queue {self.name!r} was closed")
+
+    def _hand_in(self, encoded: list[str]) -> Future[list[str]]:
+        engine = self._started()
+        future = engine.inbox.hand_in(encoded)
+        if engine.is_paused and not self._closed:
+            self._started()  # forked in between: the inbox goes to the engine that comes after
+        return future
+
+    async def _hand_in_from_loop(self, encoded: list[str]) -> list[str]:
+        engine = await self._astarted()
+        future = engine.inbox.hand_in_from_loop(encoded)
+        if engine.is_paused and not self._closed:
+            await self._astarted()
+        del engine  # see forking: while this waits it would keep a paused one's channels
+        return await future
+
+    @contextlib.contextmanager
+    def _used(self) -> Iterator[Engine]:
+        """The started engine, which is not paused for a fork meanwhile."""
+        with self._lock:
+            engine = self._started()
+            self._uses += 1
+        try:
+            yield engine
+        finally:
+            with self._lock:
+                self._uses -= 1
+
+    def _pause(self) -> bool:
+        """Before a fork: end what gRPC has in this process. Whether there was anything."""
+        engine = self._engine
+        if engine is None or not engine.is_on_google:
+            return False
+        engine.pause()
+        self._inbox, self._engine = engine.inbox, None
+        return True
+
+    def _resume(self) -> None:
+        """After a fork, in the parent: go on with what was handed in meanwhile, if anything was."""
+        if self._inbox is not None and self._inbox.is_waiting and not self._closed:
+            try:
+                self._started()
+            except Exception as error:
+                self._inbox.refuse(error)
 
     def _forget_parent(self) -> None:
         """In a forked child: the parent's threads are not here, and its sockets not ours."""
-        self._lock = threading.Lock()
-        self._engine = None
+        self._lock = threading.RLock()
+        self._engine = self._inbox = None
+        self._uses = 0
         self.counters.clear()
-
-
-class _Engine:
-    """A started queue: its I/O loop, its connections, and the protocol's parts on it."""
-
-    def __init__(
-        self,
-        config: QueueConfig,
-        services: Services,
-        counters: Counters,
-        codec: PayloadCodec[Any],
-        connect: Connect | None,
-        *,
-        io: LoopThread | None = None,
-        clock: Clock | None = None,
-    ) -> None:
-        if connect is None:
-            # Only here: importing a module that declares a queue loads no client library.
-            from forkjoin_gcp.gcp.connect import connect as connect_to_google
-
-            connect = connect_to_google
-        self._config = config
-        self._counters = counters
-        self._codec = codec
-        self._runner: ThreadedRunner | None = None
-        self.io = io or LoopThread(f"forkjoin-{config.name}")
-        try:
-            made = connect(config, services, counters, clock or SystemClock())
-            self._ports = self.io.submit(_awaited(made)).result()
-        except BaseException:
-            self.io.stop()
-            raise
-        self._writer = Writer(
-            config, self._ports, counters, first_lane=random.randrange(config.lanes)
-        )
-        self.inbox = Inbox(self.io.loop, self._writer.submit)
-        self.sweeper = Sweeper(config, self._ports, counters)
-        self.dead = DeadLetters(config, self._ports, counters)
-
-    async def join(self, task: Task, handler: Handler) -> None:
-        if self._runner is None:
-            self._runner = self._new_runner(handler)
-            self._worker = Worker(
-                self._config, self._ports, self._counters, self._codec, self._runner
-            )
-            self._reader = Reader(self._config, self._ports, self._counters, self._worker)
-        if isinstance(task, RootTask):
-            await self._reader.run(task)
-        else:
-            await self._worker.run(task, asyncio.get_running_loop().time())
-
-    def _new_runner(self, handler: Handler) -> ThreadedRunner:
-        return ThreadedRunner(handler, self._config.dispatch_deadline)
-
-    def stop(self) -> None:
-        try:
-            self.io.submit(self._drain()).result(CLOSE_SECONDS + 1)
-        except TimeoutError:
-            logger.warning("closed with items still in flight; their callers get no answer")
-        self.io.stop()
-        if self._runner:
-            self._runner.stop()
-
-    async def _drain(self) -> None:
-        try:
-            self.inbox.close()
-            async with asyncio.timeout(CLOSE_SECONDS):
-                await self._writer.close()
-        finally:
-            self.dead.close()
-            await self._ports.close()
-
-
-async def _awaited(made: Awaitable[Ports]) -> Ports:
-    return await made
 
 
 _open_queues: weakref.WeakSet[ForkJoinQueue[Any]] = weakref.WeakSet()
@@ -394,11 +378,4 @@ def _close_all() -> None:
         queue.close()
 
 
-def _forget_parents() -> None:
-    for queue in list(_open_queues):
-        queue._forget_parent()
-
-
 atexit.register(_close_all)
-if hasattr(os, "register_at_fork"):
-    os.register_at_fork(after_in_child=_forget_parents)

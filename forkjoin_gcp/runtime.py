@@ -21,6 +21,9 @@ from forkjoin_gcp.items import Item
 
 T = TypeVar("T")
 Answer = list[str] | Exception
+STOP_SECONDS = 1.0
+"""How long a loop may take to end once it was told: what runs on it has been cancelled."""
+
 _Answers = list[tuple[asyncio.Future[list[str]], Answer]]
 
 
@@ -44,10 +47,13 @@ class LoopThread:
         return asyncio.run_coroutine_threadsafe(work, self.loop)
 
     def stop(self) -> None:
-        """End the loop, cancelling what still runs on it, and the thread with it."""
+        """End the loop, cancelling what still runs on it, and the thread with it.
+
+        A thread that does not end in STOP_SECONDS is left to itself: something blocks its loop.
+        """
         if self._thread.is_alive():
             self.loop.call_soon_threadsafe(self.loop.stop)
-            self._thread.join()
+            self._thread.join(STOP_SECONDS)
 
     def _run(self) -> None:
         asyncio.set_event_loop(self.loop)
@@ -73,12 +79,17 @@ class Inbox:
         loop: asyncio.AbstractEventLoop,
         take: Callable[[Sequence[str], Callable[[Answer], None]], None],
     ) -> None:
-        self._loop = loop
+        self._loop: asyncio.AbstractEventLoop | None = loop
         self._take = take
         self._handed: deque[tuple[Sequence[str], Callable[[Answer], None]]] = deque()
         self._woken = False
         self._closed = False
         self._answers: dict[asyncio.AbstractEventLoop, _Answers] = {}
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether something was handed in that nobody has taken."""
+        return bool(self._handed)
 
     def hand_in(self, payloads: Sequence[str]) -> Future[list[str]]:
         """For a thread: a future to wait on."""
@@ -99,7 +110,7 @@ class Inbox:
         future: asyncio.Future[list[str]] = loop.create_future()
 
         def done(answer: Answer) -> None:
-            if self._closed:
+            if self._closed or self._loop is None:
                 _wake(loop, [(future, answer)])
                 return
             answers = self._answers.setdefault(loop, [])
@@ -113,31 +124,68 @@ class Inbox:
     def _put(self, payloads: Sequence[str], done: Callable[[Answer], None]) -> None:
         self._handed.append((payloads, done))
         if self._closed:
-            self._refuse()
-        elif not self._woken:
+            self.refuse(QueueClosed())
+        else:
+            self._call_drain()
+
+    def _call_drain(self) -> None:
+        while (loop := self._loop) is not None and not self._woken:
             self._woken = True
-            self._loop.call_soon_threadsafe(self._drain)
+            try:
+                loop.call_soon_threadsafe(self._drain)
+            except RuntimeError:  # the loop has ended, and ``resume`` may have brought another
+                self._woken = False
+                if self._loop is loop:
+                    return
+
+    def pause(self) -> None:
+        """Keep what is handed in from here on. To be called on the loop's own thread."""
+        self._loop = None
+        self._take = _nobody_takes
+        self._answer_all()
+
+    def resume(
+        self,
+        loop: asyncio.AbstractEventLoop,
+        take: Callable[[Sequence[str], Callable[[Answer], None]], None],
+    ) -> None:
+        """After a pause, and after the end of the loop before: give all that was kept to ``take``
+        on ``loop``, and what is handed in from here on."""
+        self._take = take
+        self._woken = False
+        self._loop = loop
+        self._call_drain()
 
     def close(self) -> None:
         """Refuse what is handed in from here on. To be called on the loop's own thread."""
         self._closed = True
-        for loop in list(self._answers):
-            self._answer(loop)
-        self._refuse()
+        self._answer_all()
+        self.refuse(QueueClosed())
 
-    def _refuse(self) -> None:
+    def refuse(self, error: Exception) -> None:
+        """Answer all that nobody has taken with ``error``."""
         # A closing loop and a thread that came too late may both be here: each pops what it can.
         with contextlib.suppress(IndexError):
             while True:
-                self._handed.popleft()[1](QueueClosed())
+                self._handed.popleft()[1](error)
 
     def _drain(self) -> None:
+        if self._loop is None:
+            return
         self._woken = False  # first: what is handed in from here on wakes the loop again
         while self._handed:
             self._take(*self._handed.popleft())
 
+    def _answer_all(self) -> None:
+        for loop in list(self._answers):
+            self._answer(loop)
+
     def _answer(self, loop: asyncio.AbstractEventLoop) -> None:
         _wake(loop, self._answers.pop(loop, []))
+
+
+def _nobody_takes(*_: object) -> None:
+    raise AssertionError("a paused inbox keeps what it is given")
 
 
 def _wake(loop: asyncio.AbstractEventLoop, answers: _Answers) -> None:

@@ -108,6 +108,11 @@ class Writer:
         self.submit(payloads, done)
         return await future
 
+    async def rest(self) -> None:
+        """Return when all taken before has met its end, and what was taken meanwhile."""
+        while self._running:
+            await asyncio.wait(self._running)
+
     async def close(self) -> None:
         """Refuse new items, and those that wait for room; return when the others met their end.
 
@@ -116,8 +121,7 @@ class Writer:
         self._closed = True
         self._room.close()
         try:
-            while self._running:
-                await asyncio.wait(self._running)
+            await self.rest()
         finally:
             self._idle.clear()  # no lane starts again
             running = list(self._running)

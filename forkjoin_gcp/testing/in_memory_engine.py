@@ -17,10 +17,10 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from forkjoin_gcp.config import QueueConfig, Services
+from forkjoin_gcp.engine import Engine
 from forkjoin_gcp.handlers import BatchHandler, End, Handler, ItemHandler, Outcome, Run, _is_async
 from forkjoin_gcp.items import Item, PayloadCodec
 from forkjoin_gcp.ports import Clock, Counters, Ports
-from forkjoin_gcp.queue import _Engine
 from forkjoin_gcp.runtime import Answer, Inbox, ThreadedRunner
 from forkjoin_gcp.tasks import RootTask, Task
 from forkjoin_gcp.testing.in_memory_loop import WAITS_FOR_ITSELF, InMemoryLoop, InMemoryThread
@@ -153,7 +153,7 @@ def _settle(future: asyncio.Future[Any], result: Any, error: BaseException | Non
         future.set_exception(error)
 
 
-class MemoryEngine(_Engine):
+class MemoryEngine(Engine):
     """A started queue in memory. ``end`` ends it; ``stop`` only closes it to new items."""
 
     io: InMemoryThread

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import pytest
@@ -27,6 +28,7 @@ from forkjoin_gcp import (
 from forkjoin_gcp.config import QueueConfig
 from forkjoin_gcp.handlers import BatchItem
 from forkjoin_gcp.ports import Clock, Counters, Ports
+from forkjoin_gcp.runtime import Answer, Inbox, LoopThread
 from forkjoin_gcp.tasks import parse_task
 from forkjoin_gcp.testing.in_process import InProcessIndex, InProcessScheduler, InProcessStore
 from forkjoin_gcp.testing.local import wait_until
@@ -482,6 +484,64 @@ def test_closing_under_load_answers_every_caller(feeds: ForkJoinQueue[Feed]) -> 
         thread.join(10)
         assert not thread.is_alive(), "no caller waits for ever"
     assert feeds.counters["items_enqueued"] >= len(answers)
+
+
+def test_a_handler_that_blocks_its_loop_does_not_hold_up_closing(
+    cloud: Cloud, feeds: ForkJoinQueue[Feed]
+) -> None:
+    entered, leave = threading.Event(), threading.Event()
+
+    @feeds.handler
+    async def block(item: Item[Feed]) -> None:
+        entered.set()
+        leave.wait(60)
+
+    feeds.enqueue(Feed(url="a"))
+    task = parse_task(cloud.scheduler.created[0].body)
+    joining = threading.Thread(target=_join_quietly, args=[feeds, task], daemon=True)
+    joining.start()
+    assert entered.wait(10)
+    closing = threading.Thread(target=feeds.close)
+    closing.start()
+    closing.join(10)
+    assert not closing.is_alive()
+    leave.set()
+    joining.join(10)
+
+
+def _join_quietly(queue: ForkJoinQueue[Any], task: Any) -> None:
+    with contextlib.suppress(BaseException):  # the loop it runs on is ended
+        queue.join(task)
+
+
+def test_a_paused_inbox_keeps_what_is_handed_in_for_the_loop_that_comes_after() -> None:
+    first, second = LoopThread("first"), LoopThread("second")
+    taken: list[str] = []
+
+    def take(payloads: Sequence[str], done: Callable[[Answer], None]) -> None:
+        taken.append(threading.current_thread().name)
+        done([*payloads])
+
+    async def pause() -> None:
+        inbox.pause()
+
+    async def on_a_loop() -> list[str]:
+        answer = inbox.hand_in_from_loop(["d"])
+        inbox.resume(second.loop, take)
+        return await answer
+
+    inbox = Inbox(first.loop, take)
+    assert inbox.hand_in(["a"]).result(10) == ["a"]
+    first.submit(pause()).result(10)
+    waits = inbox.hand_in(["b"])
+    first.stop()
+    later = inbox.hand_in(["c"])
+    assert inbox.is_waiting
+    assert asyncio.run(on_a_loop()) == ["d"]
+    assert (waits.result(10), later.result(10)) == (["b"], ["c"])
+    assert inbox.hand_in(["e"]).result(10) == ["e"]
+    assert taken == ["first", "second", "second", "second", "second"]
+    second.stop()
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="this platform cannot fork")
