@@ -92,12 +92,14 @@ def environment(beside: Path, **variables: str) -> dict[str, str]:
 
 
 @contextlib.contextmanager
-def running_function(beside: Path, port: int = 0, **variables: str) -> Iterator[Function]:
+def running_function(
+    beside: Path, port: int = 0, target: str = "join", **variables: str
+) -> Iterator[Function]:
     """The function, answering. RECORD names the file that its queues may write to."""
     running = Function(port or free_port(), beside / "record", beside / "log")
     env = environment(beside, RECORD=str(running.record), **variables)
     code = "from functions_framework._cli import _cli; _cli()"
-    options = ["--source", str(MAIN), "--target", "join", "--host", "127.0.0.1"]
+    options = ["--source", str(MAIN), "--target", target, "--host", "127.0.0.1"]
     command = [sys.executable, "-c", code, *options, "--port", str(running.port)]
     with running.log.open("wb") as log:
         process = subprocess.Popen(command, env=env, cwd=beside, stdout=log, stderr=log)

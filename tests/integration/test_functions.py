@@ -91,7 +91,7 @@ class Issuer:
         self.server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
         self.certs_url = f"http://127.0.0.1:{self.server.server_port}/certs"
 
-    def token(self) -> str:
+    def token(self, **changes: str) -> str:
         now = int(time.time())
         claims = {
             "iss": "https://accounts.google.com",
@@ -102,7 +102,7 @@ class Issuer:
             "iat": now,
             "exp": now + 3_600,
         }
-        return jwt.encode(claims, self._key, "RS256", headers={"kid": "known"})
+        return jwt.encode(claims | changes, self._key, "RS256", headers={"kid": "known"})
 
 
 @pytest.fixture(scope="module")
