@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test lint types bench bench-local simulate terraform clean
+.PHONY: help demo test lint types bench bench-local simulate terraform cold-start pins clean
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
@@ -40,6 +40,16 @@ bench-local: $(INSTALLED) ## the measurements of the local services, in docs/per
 
 terraform: $(INSTALLED) ## format, validate, test and scan terraform/, and hold it to the code
 	@exec $(BIN)/python -m tests.terraform
+
+cold-start: $(INSTALLED) ## how long an instance of the join function takes to work (docs/operations.md)
+	@exec $(BIN)/python -m benchmarks.cold_start
+
+pins: ## functions/requirements.txt anew, at the newest versions
+	rm -rf build/pins && $(PYTHON) -m venv build/pins
+	build/pins/bin/python -m pip install --quiet .
+	{ grep '^#' functions/requirements.txt; build/pins/bin/python -m pip list --format=freeze | grep '^forkjoin'; \
+	  build/pins/bin/python -m pip freeze --exclude forkjoin-gcp; } > build/pins.txt
+	mv build/pins.txt functions/requirements.txt
 
 clean: ## what the other targets made
 	rm -rf $(VENV) .venv-terraform build dist *.egg-info demo-output .mypy_cache .ruff_cache .pytest_cache

@@ -6,7 +6,7 @@ import flask
 from pages import Page, pages
 from pydantic import ValidationError
 
-from forkjoin_gcp import PayloadError, ServiceError
+from forkjoin_gcp import PayloadError, QueueClosed, QueueFull, ServiceError
 
 app = flask.Flask(__name__)
 
@@ -28,7 +28,7 @@ def enqueue() -> tuple[dict[str, str], int] | tuple[dict[str, str], int, dict[st
         return {"error": f"{'.'.join(map(str, first['loc'])) or 'body'}: {first['msg']}"}, 400
     except PayloadError as error:
         return {"error": str(error)}, 400
-    except ServiceError as error:
+    except (QueueFull, QueueClosed, ServiceError) as error:
         # Not accepted, or nobody can tell: the caller is to send it again.
         app.logger.warning("not enqueued: %s", error)
         return {"error": "try again later"}, 503, {"Retry-After": "1"}

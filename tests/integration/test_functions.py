@@ -5,7 +5,6 @@ What is refused, and why, is in test_attacks.py.
 
 from __future__ import annotations
 
-import configparser
 import json
 import socket
 import subprocess
@@ -14,14 +13,12 @@ import threading
 import time
 from collections.abc import Iterator
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from importlib.metadata import version
 from pathlib import Path
 
 import jwt
 import pytest
 from cryptography.hazmat.primitives.asymmetric import rsa
 from jwt.algorithms import RSAAlgorithm
-from packaging.requirements import Requirement
 
 from forkjoin_gcp.names import Batch, Lane
 from forkjoin_gcp.tasks import ChunkTask, RootTask
@@ -248,12 +245,3 @@ def test_a_wrong_setting_is_named(tmp_path: Path, variables: dict[str, str], say
     )
     assert (done.returncode == 0) == (not says)
     assert says in done.stderr
-
-
-def test_it_requires_the_version_beside_it() -> None:
-    requirements = (MAIN.parent / "requirements.txt").read_text().split()
-    wanted = {found.name: found for found in map(Requirement, requirements)}
-    settings = configparser.ConfigParser()
-    settings.read(MAIN.parents[1] / "setup.cfg")
-    assert wanted["forkjoin-gcp"].specifier.contains(settings["metadata"]["version"])
-    assert wanted["functions-framework"].specifier.contains(version("functions-framework"))

@@ -184,8 +184,8 @@ def test_paths_exist(paper: str) -> None:
 
 @every_paper
 def test_make_targets_exist(paper: str) -> None:
-    targets = set(re.findall(r"^([a-z]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
-    named = re.findall(r"(?:`| {4})make (?:[A-Z]+=\S+ )?([a-z]+)", PAPERS[paper])
+    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text("utf-8"), re.MULTILINE))
+    named = re.findall(r"(?:`| {4})make (?:[A-Z]+=\S+ )?([a-z-]+)", PAPERS[paper])
     assert set(named) <= targets
 
 
