@@ -513,7 +513,7 @@ async def test_a_clock_further_off_is_made_up_for_by_the_workers() -> None:
 @rigged
 async def test_a_clock_further_off_than_both_leaves_items_to_the_sweeper() -> None:
     """The limit of the clock lane, as docs/protocol.md tells."""
-    rig, _ = a_rig(REFUSED)
+    rig, _ = a_rig(REFUSED, sweep_after=60)
     await rig.put(0)
     await rig.drain()
     writer = with_clock(rig, -(rig.loop.time() - 0.1))
@@ -521,10 +521,11 @@ async def test_a_clock_further_off_than_both_leaves_items_to_the_sweeper() -> No
     await rig.drain()
     assert rig.numbers == [0]
     assert rig.left == 1
-    swept = next(batch for batch, held in rig.store.segments.items() if held)
-    for first in list(rig.store.segments[swept]):
-        await rig.deliver(ChunkTask(swept, first, first + CLOCK_BLOCK, 1).body())
+    await asyncio.sleep(61)
+    await rig.sweeper.run()
+    await rig.drain()
     assert rig.numbers == [0, 1]
+    assert rig.left == 0
 
 
 @rigged
@@ -570,6 +571,27 @@ async def test_scheduler_away_as_well_defers_and_the_next_writer_tries_again() -
     await rig.put(1)
     assert rig.counters["schedule_deferred"] == 1
     await rig.put(2)
+    await rig.drain()
+    assert rig.numbers == [0, 1, 2]
+
+
+@rigged
+async def test_a_clock_batch_whose_root_was_deferred_comes_back_by_a_sweep() -> None:
+    rig, _ = await an_open_rig(sweep_after=60)
+    await rig.drain()
+    create = rig.scheduler.create
+
+    async def away(task: Any) -> bool:
+        raise SchedulerUnavailable
+
+    rig.scheduler.create = away  # type: ignore[method-assign]
+    await rig.put(1)
+    rig.scheduler.create = create  # type: ignore[method-assign]
+    await asyncio.sleep(70)
+    await rig.put(2)
+    await rig.drain()
+    assert rig.numbers == [0, 2]
+    await rig.sweeper.run()
     await rig.drain()
     assert rig.numbers == [0, 1, 2]
 

@@ -1,9 +1,10 @@
 """Writer, reader and worker under virtual time, while a seed chooses what fails where.
 
 Every call of a port may fail before or after its effect, take long, or find that the counters are
-lost; tasks are delivered late, twice, again, or cut short; writers die; handlers fail. There are
-finitely many faults. After the last of them, all that was accepted must come to its end: handled or
-dead-lettered, and gone from the store.
+lost; Memorystore may be away for a while, and a writer's clock be wrong; tasks are delivered late,
+twice, again, or cut short; writers die; handlers fail. There are finitely many faults. After the
+last of them, all that was accepted must come to its end: handled or dead-lettered, and gone from
+the store.
 
 Only two things may wait for the sweeper: what was never accepted, and a batch whose root task the
 scheduler refused (design, "When things fail"). The test schedules the latter as the sweeper would.
@@ -36,11 +37,12 @@ from forkjoin_gcp.items import Item
 from forkjoin_gcp.names import Batch, Lane
 from forkjoin_gcp.ports import Release, TaskRequest
 from forkjoin_gcp.tasks import RootTask, parse_task
-from forkjoin_gcp.testing.virtual_time import run_virtual
+from forkjoin_gcp.testing.virtual_time import VirtualClock, run_virtual
 from forkjoin_gcp.writer import Writer
 from tests.unit.rig import Rig, rigged
 
 WRITER_TIMEOUT = 1.0
+CLOCK_SKEW = 5.0
 DELIVERIES = 12
 CALLS = (
     *("index.reserve", "index.release", "index.release_and_reserve", "index.seal", "index.fence"),
@@ -68,6 +70,7 @@ class Fault(Enum):
     LOST = "done, and no answer"
     SLOW = "late"
     STALLED = "later than a reader waits for writers"
+    ASLEEP = "later than a clock batch is run"
     SLOW_ANSWER = "done, and the answer late"
     STALLED_ANSWER = "done, and the answer later than a reader waits"
     FORGOTTEN = "the counters are lost before it"
@@ -77,6 +80,7 @@ class Fault(Enum):
 SECONDS = {
     Fault.SLOW: (0.3, 0.0),
     Fault.STALLED: (3.0, 0.0),
+    Fault.ASLEEP: (8.0, 0.0),
     Fault.SLOW_ANSWER: (0.0, 0.3),
     Fault.STALLED_ANSWER: (0.0, 3.0),
 }
@@ -115,6 +119,10 @@ class Case:
     seconds: dict[int, float] = field(default_factory=dict)
     """How long an item takes, where it takes time."""
     settings: dict[str, Any] = field(default_factory=dict)
+    outage: tuple[float, float, bool] | None = None
+    """When Memorystore goes away, for how long, and whether it is silent then, or refuses."""
+    clock_off: float = 0.0
+    """By how much the second writer's clock is off, in seconds."""
 
 
 class Faulty:
@@ -138,6 +146,10 @@ class Faulty:
             fault = self._course.case.faults.get((called, number))
             before, after = SECONDS.get(fault, (0.0, 0.0)) if fault else (0.0, 0.0)
             await asyncio.sleep(before + (1 + number * 7 % 5) / 1000)
+            if self._name == "index" and self._course.is_away():
+                if self._course.is_silent:
+                    await asyncio.sleep(1.1 * self._course.rig.config.acquire_timeout)
+                raise self._error
             if fault is Fault.FORGOTTEN:
                 self._course.forget()
             if fault is Fault.REFUSED:
@@ -168,6 +180,7 @@ class Course:
         self.rig = Rig(
             self._handle,
             writer_timeout=WRITER_TIMEOUT,
+            max_clock_skew=CLOCK_SKEW,
             acquire_timeout=1,
             dispatch_deadline=15,
             retry_min_backoff=0.5,
@@ -184,7 +197,7 @@ class Course:
         rig.store = Faulty(self, "store", rig.store, StoreUnavailable)  # type: ignore[assignment]
         rig.scheduler = Faulty(self, "scheduler", rig.scheduler, SchedulerUnavailable)  # type: ignore[assignment]
         rig.use(rig.runner.handler)
-        self._writers = [self._new_writer() for _ in range(2)]
+        self._writers = [self._new_writer(number) for number in range(2)]
 
     def note_refused(self, name: str, args: tuple[Any, ...]) -> None:
         if name == "scheduler.create":
@@ -224,8 +237,19 @@ class Course:
         held = [s for one in self.rig.store.segments.values() for s in one.values()]
         return {segment.item_id(item) for segment in held for item in segment.items}
 
-    def _new_writer(self) -> Writer:
-        return Writer(self.rig.config, self.rig.ports, self.rig.counters)
+    def is_away(self) -> bool:
+        """Whether Memorystore is, at present."""
+        at, seconds, _ = self.case.outage or (0.0, 0.0, False)
+        return at <= self.rig.loop.time() < at + seconds
+
+    @property
+    def is_silent(self) -> bool:
+        return self.case.outage is not None and self.case.outage[2]
+
+    def _new_writer(self, number: int) -> Writer:
+        off = self.case.clock_off if number else 0.0
+        clock = VirtualClock(self.rig.loop, self.rig.clock.now() - self.rig.loop.time() + off)
+        return Writer(self.rig.config, replace(self.rig.ports, clock=clock), self.rig.counters)
 
     async def _put(self, put: Put, number: int) -> None:
         await asyncio.sleep(put.at)
@@ -243,7 +267,7 @@ class Course:
 
     def _kill(self, number: int, writer: Writer) -> None:
         if self._writers[number] is writer:
-            self._writers[number] = self._new_writer()
+            self._writers[number] = self._new_writer(number)
         for task in list(writer._running):
             task.cancel()
         dying = asyncio.ensure_future(self._die(writer))
@@ -359,6 +383,8 @@ def a_case(seed: int) -> Case:
             "max_batch_items": rng.choice([10_000, 8]),
             "concurrency": rng.choice([50, 1]),
         },
+        rng.choice([None, None, (rng.uniform(0, 2), rng.choice([0.1, 3, 20]), rng.random() < 0.5)]),
+        rng.choice([0.0, 0.0, rng.uniform(-CLOCK_SKEW, CLOCK_SKEW)]),
     )
 
 
@@ -385,6 +411,10 @@ def smaller(case: Case) -> Iterator[Case]:
         whole = getattr(case, part)
         for key in whole:
             yield replace(case, **{part: {k: whole[k] for k in whole if k != key}})
+    if case.outage:
+        yield replace(case, outage=None)
+    if case.clock_off:
+        yield replace(case, clock_off=0.0)
 
 
 def least(case: Case) -> Case:
