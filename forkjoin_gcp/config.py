@@ -51,6 +51,7 @@ class Settings(TypedDict, total=False):
     enqueue_timeout: float
     concurrency: int
     max_attempts: int
+    crash_limit: int
     retry_min_backoff: float
     retry_max_backoff: float
     dispatch_deadline: float
@@ -117,6 +118,9 @@ class QueueConfig(BaseModel):
     )
     concurrency: int = _count(50, 1, 10_000, "items", "items in progress at once in a request")
     max_attempts: int = _count(5, 1, 100, "tries", "tries of an item before it is dead-lettered")
+    crash_limit: int = _count(
+        3, 1, 100, "runs", "runs of a chunk that may vanish with their process before it is split"
+    )
     retry_min_backoff: float = _seconds(
         10, 0, MAX_RETRY_AFTER, "wait before the first retry of an item; doubles with each"
     )

@@ -5,13 +5,16 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
+import os
 import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
+from forkjoin_gcp import leases
 from forkjoin_gcp.config import QueueConfig, Services
 from forkjoin_gcp.dead_letters import DeadLetters
 from forkjoin_gcp.handlers import Handler
+from forkjoin_gcp.isolation import ProcessGate
 from forkjoin_gcp.items import PayloadCodec
 from forkjoin_gcp.ports import Clock, Counters, Ports
 from forkjoin_gcp.reader import Reader
@@ -75,13 +78,22 @@ class Engine:
         if self._runner is None:
             self._runner = self._new_runner(handler)
             self._worker = Worker(
-                self._config, self._ports, self._counters, self._codec, self._runner
+                self._config,
+                self._ports,
+                self._counters,
+                self._codec,
+                self._runner,
+                gate=_gate,
+                lease_seconds=self._lease_seconds(),
             )
             self._reader = Reader(self._config, self._ports, self._counters, self._worker)
         if isinstance(task, RootTask):
             await self._reader.run(task)
         else:
             await self._worker.run(task, asyncio.get_running_loop().time())
+
+    def _lease_seconds(self) -> float:
+        return leases.LEASE_SECONDS
 
     def _new_runner(self, handler: Handler) -> ThreadedRunner:
         return ThreadedRunner(handler, self._config.dispatch_deadline)
@@ -136,3 +148,16 @@ class Engine:
 
 async def _awaited(made: Awaitable[Ports]) -> Ports:
     return await made
+
+
+_gate = ProcessGate()
+
+
+def _forget_parent() -> None:
+    """In a forked child: none of the parent's chunks runs here."""
+    global _gate
+    _gate = ProcessGate()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_forget_parent)

@@ -8,6 +8,7 @@
     │   └── PayloadTooLarge               its encoded form is over the limit
     ├── QueueFull             (retry)     too much is pending in this process; nothing was accepted
     ├── QueueClosed                       the queue object was closed, or its process is ending
+    ├── ChunkBusy             (retry)     another delivery of the chunk runs it: inside the endpoint
     ├── ServiceError                      a service did not do what was asked
     │   ├── IndexUnavailable      (retry) Memorystore
     │   ├── StoreUnavailable      (retry) the store of segments
@@ -64,6 +65,19 @@ class QueueFull(ForkJoinError):
 
 class QueueClosed(ForkJoinError):
     """The queue object was closed; declare a new one to go on."""
+
+
+class ChunkBusy(ForkJoinError):
+    """Another delivery of the chunk runs it, or a suspect runs that must not be disturbed.
+
+    The same request may be made again ``after`` seconds from now.
+    """
+
+    retryable = True
+
+    def __init__(self, *, after: float) -> None:
+        super().__init__()
+        self.after = after
 
 
 class ServiceError(ForkJoinError):

@@ -126,8 +126,8 @@ class Segment:
 class DeadLetter:
     """An item that will not be tried again, why, and all that is needed to hand it in once more.
 
-    ``reason`` is one of ``rejected``, ``attempts`` (used up) and ``undecodable``; ``error`` is the
-    text behind it. Times are Unix times in seconds.
+    ``reason`` is one of ``rejected``, ``attempts`` (used up), ``undecodable`` and ``crashed`` (its
+    process died of it); ``error`` is the text behind it. Times are Unix times in seconds.
     """
 
     id: str

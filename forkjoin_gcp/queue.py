@@ -188,7 +188,8 @@ class ForkJoinQueue(Generic[P]):
 
         Called by the join endpoint, which has seen to it that the task is genuine. ``retry_count``
         is how often Cloud Tasks tried before. Raises ServiceError where the machinery failed,
-        HandlerError where no handler is declared, and QueueClosed.
+        ChunkBusy where another delivery of the task's chunk is at work, HandlerError where no
+        handler is declared, and QueueClosed.
         """
         handler = self._handler
         if handler is None:

@@ -6,14 +6,14 @@ the same one, and Cloud Tasks' duplicate check does the fan-in.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from forkjoin_gcp.config import QueueConfig
 from forkjoin_gcp.errors import ConfigurationError
-from forkjoin_gcp.names import MAX_POSITIONS, Batch, knuth_hash
+from forkjoin_gcp.names import MAX_POSITIONS, Batch, Chunk, knuth_hash
 from forkjoin_gcp.ports import TaskRequest
 
 MAX_GENERATIONS = 10**15
@@ -78,7 +78,8 @@ class ChunkTask:
     """Handles positions ``first … stop - 1`` of a batch, for the ``generation``-th time.
 
     ``due`` is the Unix time in seconds it was scheduled for, 0 for at once: where a worker's clock
-    is behind, what Cloud Tasks held back until then is due all the same.
+    is behind, what Cloud Tasks held back until then is due all the same. A ``suspect`` is a part of
+    a chunk whose runs vanished with their process.
     """
 
     batch: Batch
@@ -86,11 +87,18 @@ class ChunkTask:
     stop: int
     generation: int = 0
     due: float = 0.0
+    suspect: bool = False
 
     @property
     def task_id(self) -> str:
         spread = self.batch.index + self.first + self.generation
-        return f"{_task_id(self.batch, spread)}_{self.first}-{self.stop}-{self.generation}"
+        end = "_suspect" if self.suspect else ""
+        return f"{_task_id(self.batch, spread)}_{self.first}-{self.stop}-{self.generation}{end}"
+
+    @property
+    def chunk(self) -> Chunk:
+        """What it handles."""
+        return Chunk(self.batch, self.first, self.stop, self.suspect)
 
     def shard(self, shards: int) -> int:
         """Which of the Cloud Tasks queues 1 … ``shards`` takes it: chunks go round the shards."""
@@ -105,11 +113,12 @@ class ChunkTask:
             stop=self.stop,
             generation=self.generation,
             due=self.due or None,
+            suspect=self.suspect or None,
         )
 
     def next(self, due: float) -> ChunkTask:
         """The same chunk once more, at ``due`` or, where that is 0, at once."""
-        return ChunkTask(self.batch, self.first, self.stop, self.generation + 1, due)
+        return replace(self, generation=self.generation + 1, due=due)
 
 
 Task = RootTask | ChunkTask
@@ -140,6 +149,7 @@ class _Body(BaseModel):
     stop: int | None = Field(None, ge=1, le=MAX_POSITIONS)
     generation: int | None = Field(None, ge=0)
     due: float | None = Field(None, ge=0, lt=1e11, allow_inf_nan=False)
+    suspect: bool | None = None
 
 
 def parse_task(body: bytes | str) -> Task:
@@ -156,8 +166,8 @@ def parse_task(body: bytes | str) -> Task:
     batch = Batch.parse(fields.queue, fields.version, fields.batch)
     span = (fields.first, fields.stop, fields.generation)
     if fields.kind == "root":
-        if span != (None, None, None) or fields.due is not None:
-            raise ConfigurationError("a root task takes no first, stop, generation or due")
+        if span != (None, None, None) or (fields.due, fields.suspect) != (None, None):
+            raise ConfigurationError("a root task takes no first, stop, generation, due or suspect")
         if sum(map(bool, (fields.full, fields.sweep, fields.after_ms))) > 1:
             raise ConfigurationError("a root task has one of full, sweep and after_ms at most")
         if fields.after_ms is not None and not batch.lane.is_clock:
@@ -171,7 +181,8 @@ def parse_task(body: bytes | str) -> Task:
         raise ConfigurationError("a chunk task takes no full, sweep or after_ms")
     if fields.first >= fields.stop:
         raise ConfigurationError("a chunk task needs first < stop")
-    return ChunkTask(batch, fields.first, fields.stop, fields.generation, fields.due or 0.0)
+    span = fields.first, fields.stop, fields.generation
+    return ChunkTask(batch, *span, fields.due or 0.0, fields.suspect or False)
 
 
 def _task_id(batch: Batch, spread: int) -> str:

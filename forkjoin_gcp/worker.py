@@ -1,8 +1,9 @@
-"""A chunk: read → decode → handle in parallel → settle → next generation.
+"""A chunk: lease → read → decode → handle in parallel → settle → next generation.
 
-What failed and may be tried again goes into a new generation of the same chunk, scheduled after a
-backoff; what did not fit into the deadline goes into one at once. Only a failure of the machinery
-is raised, so a handler's failures never slow a Cloud Tasks queue down.
+A chunk whose runs vanished with their process is split instead: see isolation.py. What failed and
+may be tried again goes into a new generation of the same chunk, scheduled after a backoff; what did
+not fit into the deadline goes into one at once. Only a failure of the machinery is raised, so a
+handler's failures never slow a Cloud Tasks queue down.
 """
 
 from __future__ import annotations
@@ -14,10 +15,20 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
+from forkjoin_gcp import leases
 from forkjoin_gcp.config import QueueConfig
-from forkjoin_gcp.errors import InvalidPayload
+from forkjoin_gcp.errors import ChunkBusy, InvalidPayload
 from forkjoin_gcp.handlers import End, Outcome
+from forkjoin_gcp.isolation import (
+    PUT_OFF_SECONDS,
+    Presence,
+    ProcessGate,
+    items_in,
+    parts_of,
+    plan_cut,
+)
 from forkjoin_gcp.items import DeadLetter, Item, PayloadCodec, Segment, StoredItem
+from forkjoin_gcp.leases import Held, Leases
 from forkjoin_gcp.names import Batch
 from forkjoin_gcp.ports import Change, Counters, Found, Ports
 from forkjoin_gcp.tasks import ChunkTask, request_for
@@ -45,8 +56,14 @@ class _Opened:
     changed: bool = False
 
 
+_Try = tuple[_Opened, StoredItem, Item[Any]]
+
+
 class Worker:
-    """Handles chunks of one queue. Belongs to one event loop."""
+    """Handles chunks of one queue. Belongs to one event loop.
+
+    ``gate`` is shared by all workers of a process. ``lease_seconds`` is LEASE_SECONDS unless given.
+    """
 
     def __init__(
         self,
@@ -55,27 +72,65 @@ class Worker:
         counters: Counters,
         codec: PayloadCodec[Any],
         runner: HandlerRunner,
+        *,
+        gate: ProcessGate | None = None,
+        lease_seconds: float | None = None,
     ) -> None:
         self._config = config
         self._ports = ports
         self._counters = counters
         self._codec = codec
         self._runner = runner
+        self._gate = gate or ProcessGate()
+        seconds = leases.LEASE_SECONDS if lease_seconds is None else lease_seconds
+        self._leases = Leases(ports.index, counters, config.acquire_timeout, seconds)
 
     async def run(self, task: ChunkTask, began: float) -> None:
         """Handle what is due of a chunk and see to what is left.
 
         ``began`` is the event loop's time at which the request came. Raises ServiceError where
-        the machinery failed: the request is then to be made again.
+        the machinery failed, and ChunkBusy where another delivery runs the chunk: the request is
+        then to be made again.
         """
+        with self._gate.inside() as presence:
+            held = await self._leases.take(task.chunk)
+            try:
+                following = await self._run(task, began, held, presence)
+            except Exception:
+                await held.give_back(vanished=held.vanished)
+                raise
+            except BaseException:
+                held.drop()
+                raise
+            # Before the next generation is there to find the chunk busy.
+            await held.give_back()
+        for each in following:
+            request = request_for(each, self._config, each.due or None)
+            await self._ports.scheduler.create(request)
+
+    async def _run(
+        self, task: ChunkTask, began: float, held: Held, presence: Presence
+    ) -> list[ChunkTask]:
+        """Do it, under its lease; the tasks that are to follow it."""
+        if held.split is not None:
+            return await self._set_apart(task, held, held.split)
+        found = await self._ports.store.read(task.batch, task.first, task.stop)
+        cut = plan_cut(task, found, held.vanished, self._config.crash_limit)
+        if cut is not None:
+            if cut.found and not await self._ports.store.split(task.batch, cut.found, cut.pieces):
+                raise ChunkBusy(after=PUT_OFF_SECONDS)  # somebody settles or moves it just now
+            self._counters["chunks_split"] += 1
+            return await self._set_apart(task, held, cut.at)
         self._counters["chunks"] += 1
         now = max(self._ports.clock.now(), task.due)
-        opened: list[_Opened] = []
-        tries: list[tuple[_Opened, StoredItem, Item[Any]]] = []
-        for found in await self._ports.store.read(task.batch, task.first, task.stop):
-            one = _Opened(found, task.batch)
-            opened.append(one)
-            tries += self._open(one, now)
+        opened = [_Opened(one, task.batch) for one in found]
+        tries = [each for one in opened for each in self._open(one, now)]
+        if tries and task.suspect:
+            alone = items_in(found) == 1
+            if alone and held.vanished >= self._config.crash_limit:
+                self._blame(tries.pop(), held.vanished, now)
+            else:
+                await self._admit(alone, began, held, presence)
         if tries:
             elapsed = asyncio.get_running_loop().time() - began
             outcomes = await self._runner.run([item for _, _, item in tries], elapsed)
@@ -87,12 +142,28 @@ class Worker:
         left = [item for one in opened for item in one.left]
         if lost:
             left += await self._look_again(task, lost)
-        if left:
-            following = task.next(min(item.due for item in left))
-            request = request_for(following, self._config, following.due or None)
-            await self._ports.scheduler.create(request)
+        return [task.next(min(item.due for item in left))] if left else []
 
-    def _open(self, one: _Opened, now: float) -> list[tuple[_Opened, StoredItem, Item[Any]]]:
+    async def _set_apart(self, task: ChunkTask, held: Held, at: int) -> list[ChunkTask]:
+        # Noted first: once a part runs, the middle of what is left is another.
+        await held.note_split(at)
+        return parts_of(task, at)
+
+    async def _admit(self, alone: bool, began: float, held: Held, presence: Presence) -> None:
+        """Count a suspect's start. Of its last item's only if nobody else's crash can end it."""
+        if alone:
+            elapsed = asyncio.get_running_loop().time() - began
+            if not await presence.alone(self._config.dispatch_deadline / 2 - elapsed):
+                return
+        if not await held.count_start():
+            raise ChunkBusy(after=PUT_OFF_SECONDS)
+
+    def _blame(self, tried: _Try, vanished: int, now: float) -> None:
+        one, stored, _ = tried
+        error = f"its process died or hung {vanished} times with nothing else running in it"
+        self._bury(one, replace(stored, attempts=stored.attempts + vanished), "crashed", error, now)
+
+    def _open(self, one: _Opened, now: float) -> list[_Try]:
         """Decode a segment's due items; set aside what is not due and what does not decode."""
         segment = one.found.segment
         if segment is None:

@@ -72,6 +72,7 @@ locals {
     enqueue_timeout   = { default = 30, min = 0, max = 3600, unit = "s" }
     concurrency       = { default = 50, min = 1, max = 10000, unit = "items" }
     max_attempts      = { default = 5, min = 1, max = 100, unit = "tries" }
+    crash_limit       = { default = 3, min = 1, max = 100, unit = "runs" }
     retry_min_backoff = { default = 10, min = 0, max = 2505600, unit = "s" }
     retry_max_backoff = { default = 600, min = 0, max = 2505600, unit = "s" }
     dispatch_deadline = { default = 600, min = 15, max = 1800, unit = "s" }
@@ -109,6 +110,7 @@ variable "queues" {
     enqueue_timeout           = optional(number)
     concurrency               = optional(number)
     max_attempts              = optional(number)
+    crash_limit               = optional(number)
     retry_min_backoff         = optional(number)
     retry_max_backoff         = optional(number)
     dispatch_deadline         = optional(number)

@@ -2,10 +2,10 @@
 
     405  not POST                                  404  the queue is not served here
     401  no token, or one that does not verify     200  the task is done
-    403  a good token of somebody else             503  anything else: Cloud Tasks tries again
+    403  a good token of somebody else             409  another delivery of the task is at work
     415  not application/json
     413  over MAX_BODY_BYTES
-    400  not a task
+    400  not a task                                503  anything else: Cloud Tasks tries again
 
 The token is checked before the body is read. A refusal says why in one short sentence; what went
 wrong inside is logged, never answered. Handlers' failures are no concern of this page: the queue
@@ -16,6 +16,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -23,7 +24,13 @@ from typing import Protocol
 
 from forkjoin_gcp.config import Services
 from forkjoin_gcp.endpoint.access import Access, AccessRefused, join_policy
-from forkjoin_gcp.errors import ConfigurationError, ForkJoinError, QueueClosed, ServiceError
+from forkjoin_gcp.errors import (
+    ChunkBusy,
+    ConfigurationError,
+    ForkJoinError,
+    QueueClosed,
+    ServiceError,
+)
 from forkjoin_gcp.loading import is_joinable
 from forkjoin_gcp.tasks import Task, parse_task
 
@@ -54,7 +61,8 @@ class Joinable(Protocol):
         """Do the task and return when it is done. Blocks; safe from many threads.
 
         ``retry_count`` is how often Cloud Tasks tried before. Raises ServiceError where the
-        machinery failed, QueueClosed, and HandlerError where no handler is declared.
+        machinery failed, ChunkBusy where another delivery of the task's chunk is at work,
+        QueueClosed, and HandlerError where no handler is declared.
         """
 
 
@@ -130,6 +138,11 @@ class JoinEndpoint:
         except Refused as refused:
             logger.warning("join request refused (%d): %s", refused.status, refused.reason)
             return error_response(refused.status, refused.reason, refused.headers)
+        except ChunkBusy as error:
+            # Not 503: Cloud Tasks would slow the whole queue down for it.
+            logger.info("join put off for %.1f s: the chunk is busy", error.after)
+            seconds = max(1, math.ceil(error.after))
+            return error_response(409, "the chunk is busy", {"Retry-After": str(seconds)})
         except (ServiceError, QueueClosed) as error:
             logger.warning("join failed, Cloud Tasks will try again: %s", error)
         except ForkJoinError as error:

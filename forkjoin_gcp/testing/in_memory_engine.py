@@ -20,6 +20,7 @@ from forkjoin_gcp.config import QueueConfig, Services
 from forkjoin_gcp.engine import Engine
 from forkjoin_gcp.handlers import BatchHandler, End, Handler, ItemHandler, Outcome, Run, _is_async
 from forkjoin_gcp.items import Item, PayloadCodec
+from forkjoin_gcp.leases import RENEWALS
 from forkjoin_gcp.ports import Clock, Counters, Ports
 from forkjoin_gcp.runtime import Answer, Inbox, ThreadedRunner
 from forkjoin_gcp.tasks import RootTask, Task
@@ -196,6 +197,10 @@ class MemoryEngine(Engine):
         self.store = InProcessStore(clock)
         self.scheduler = InProcessScheduler(clock)
         return Ports(InProcessIndex(config, clock), self.store, self.scheduler, clock)
+
+    def _lease_seconds(self) -> float:
+        """So long that no renewal's timer lets time pass: nobody else asks for a lease here."""
+        return self._config.dispatch_deadline * 2 * RENEWALS
 
     def _new_runner(self, handler: Handler) -> ThreadedRunner:
         return _Runner(handler, self._config.dispatch_deadline, self)

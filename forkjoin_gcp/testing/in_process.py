@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from forkjoin_gcp.config import QueueConfig
-from forkjoin_gcp.errors import SegmentConflict, ServiceError
+from forkjoin_gcp.errors import ChunkBusy, SegmentConflict, ServiceError
 from forkjoin_gcp.items import DeadLetter, Segment
 from forkjoin_gcp.names import Batch, Lane
 from forkjoin_gcp.ports import (
@@ -340,8 +340,8 @@ class InProcessScheduler:
     async def run(self, deliver: Deliver) -> None:
         """Deliver tasks as they come due, side by side; return when none waits or runs.
 
-        A ServiceError means another try. Any other error is raised, and its task waits for the next
-        run, as do the others; those being delivered go on.
+        A ServiceError or ChunkBusy means another try. Any other error is raised, and its task waits
+        for the next run, as do the others; those being delivered go on.
         """
         self._failures.clear()  # what they were raised for waits, and is tried again
         while True:
@@ -377,6 +377,9 @@ class InProcessScheduler:
             await deliver(task.body, tried)
         except ServiceError:
             self._put(task, tried + 1, self._clock.now() + self._retry_seconds)
+        except ChunkBusy as error:
+            wait = max(self._retry_seconds, error.after)
+            self._put(task, tried + 1, self._clock.now() + wait)
         except (asyncio.CancelledError, GeneratorExit):
             raise
         except BaseException as error:

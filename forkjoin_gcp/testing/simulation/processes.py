@@ -15,7 +15,7 @@ from typing import Any
 
 from forkjoin_gcp.config import QueueConfig, Services
 from forkjoin_gcp.emulators.firestore_embedded.direct import DirectClient, DirectFirestore
-from forkjoin_gcp.errors import ForkJoinError, Reject, Retry, ServiceError
+from forkjoin_gcp.errors import ChunkBusy, ForkJoinError, Reject, Retry, ServiceError
 from forkjoin_gcp.gcp.firestore import FirestoreStore
 from forkjoin_gcp.gcp.firestore_documents import SEGMENTS, read_segment
 from forkjoin_gcp.gcp.memorystore import MemorystoreIndex
@@ -253,6 +253,8 @@ class JoinFunction:
             else:
                 await self.worker.run(task, self.cloud.loop.time())
             status = DONE
+        except ChunkBusy:
+            status = 409
         except ServiceError as error:
             self.cloud.trace(self.process, "fails", delivery.name, type(error).__name__)
         delivery.ended = self.cloud.loop.time()
