@@ -44,7 +44,7 @@ from forkjoin_gcp.ports import Found
 SEGMENTS = "fj_segments"
 DEAD_LETTERS = "fj_dead_letters"
 EXPIRE_AT = "expire_at"
-"""The field by which a TTL policy deletes both."""
+"""The field by which a TTL policy deletes segments. Dead letters stay until somebody decides."""
 
 MAX_TEXT_BYTES = 900_000
 """Of a dead letter's payload, or of the text of a document that is no segment: what a document

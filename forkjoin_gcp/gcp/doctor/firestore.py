@@ -13,7 +13,7 @@ from google.cloud.firestore_v1 import types
 from forkjoin_gcp.errors import ConfigurationError, StoreRefused, StoreUnavailable
 from forkjoin_gcp.gcp.doctor.findings import Finding, Status, Subject, one_line
 from forkjoin_gcp.gcp.firestore_client import NOT_FOUND, FirestoreCalls, UnmetError
-from forkjoin_gcp.gcp.firestore_documents import DEAD_LETTERS, EXPIRE_AT, SEGMENTS
+from forkjoin_gcp.gcp.firestore_documents import EXPIRE_AT, SEGMENTS
 from forkjoin_gcp.gcp.firestore_scan import ROOT
 from forkjoin_gcp.ports import Counters
 
@@ -51,7 +51,7 @@ async def check_database(subject: Subject) -> list[Finding]:
 
 
 async def check_expiry(subject: Subject) -> list[Finding]:
-    """Whether Firestore's TTL policy deletes by ``expire_at``, for segments and dead letters."""
+    """Whether Firestore's TTL policy deletes segments by ``expire_at``; dead letters stay."""
     name = "expiry"
     if subject.local or subject.services.firestore_emulator_host:
         return [Finding(name, Status.SKIPPED, "an emulator has no TTL policies")]
@@ -63,7 +63,7 @@ async def check_expiry(subject: Subject) -> list[Finding]:
     except GoogleAuthError as error:
         return [Finding(name, Status.FAULT, one_line(error), "See the check of credentials")]
     try:
-        return [await _policy(client, database, group) for group in (SEGMENTS, DEAD_LETTERS)]
+        return [await _policy(client, database, SEGMENTS)]
     finally:
         transport: Any = client.transport
         await transport.close()
