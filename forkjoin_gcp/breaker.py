@@ -51,7 +51,10 @@ class Breaker:
             return
         self._why = why
         self._counters["breaker_opened"] += 1
-        logger.warning("%s: Memorystore counts as away: %s", lane.queue, why)
+        facts = {"event": "memorystore_away", "queue": lane.queue}
+        logger.warning(
+            "%s: Memorystore counts as away: %s", lane.queue, why, extra={"forkjoin": facts}
+        )
         self._probing = asyncio.get_running_loop().create_task(self._probe(lane))
 
     def close(self) -> None:
@@ -80,4 +83,5 @@ class Breaker:
                 logger.exception("unexpected error while probing Memorystore")
                 wait = PROBE_MAX_SECONDS
         self._probing = None
-        logger.warning("%s: Memorystore is back", lane.queue)
+        facts = {"event": "memorystore_back", "queue": lane.queue}
+        logger.warning("%s: Memorystore is back", lane.queue, extra={"forkjoin": facts})

@@ -166,16 +166,17 @@ class Holds:
             if not hold.late:
                 return Release.OPEN
             self._counters["clock_late"] += 1
+            logger.info("write of %s was late", hold.batch.key, extra=_facts("late", hold.batch))
             return Release.LATE
         if self._breaker.is_open and not self._in_memory:
-            return self._noted(Release.LATE)
+            return self._noted(hold, Release.LATE)
         lane, index = hold.batch.lane, hold.batch.index
         call = self._ports.index.release(lane, index, scheduled=scheduled)
         try:
-            return self._noted(await self._ask(lane, call))
+            return self._noted(hold, await self._ask(lane, call))
         except IndexUnavailable as error:
             logger.warning("no answer to the release of %s: %s", hold.batch.key, error)
-            return self._noted(Release.LATE)
+            return self._noted(hold, Release.LATE)
 
     async def release_and_take(
         self, hold: LaneHold, count: int, *, scheduled: bool
@@ -187,8 +188,8 @@ class Holds:
             verdict, reservation = await self._ask(lane, call)
         except IndexUnavailable as error:
             logger.warning("no answer to the release of %s: %s", hold.batch.key, error)
-            return self._noted(Release.LATE), None
-        return self._noted(verdict), LaneHold(Batch(lane, reservation.index), reservation)
+            return self._noted(hold, Release.LATE), None
+        return self._noted(hold, verdict), LaneHold(Batch(lane, reservation.index), reservation)
 
     async def schedule(self, hold: Hold) -> bool:
         """Whether the root task of the hold's batch is known to exist. Raises TaskQueueNotFound."""
@@ -203,7 +204,8 @@ class Holds:
             # The items are durable. The next writer of the batch tries again, and the sweeper
             # finds what no writer comes after.
             self._counters["schedule_deferred"] += 1
-            logger.warning("root task of %s is deferred: %s", hold.batch.key, error)
+            facts = _facts("deferred", hold.batch)
+            logger.warning("root task of %s is deferred: %s", hold.batch.key, error, extra=facts)
             return False
         if isinstance(hold, ClockHold):
             self._rooted = hold.batch
@@ -286,9 +288,16 @@ class Holds:
             sample=self._sample,
         )
 
-    def _noted(self, verdict: Release) -> Release:
+    def _noted(self, hold: LaneHold, verdict: Release) -> Release:
         self._counters[f"release_{verdict.value}"] += 1
+        if verdict is Release.LATE:
+            logger.info("release of %s was late", hold.batch.key, extra=_facts("late", hold.batch))
         return verdict
+
+
+def _facts(event: str, batch: Batch) -> dict[str, dict[str, str]]:
+    """What a structured log tells of ``batch``."""
+    return {"forkjoin": {"event": event, "queue": batch.lane.queue, "batch": batch.key}}
 
 
 def _build(

@@ -289,6 +289,7 @@ class Sweeper:
         except ServiceError as error:
             return replace(stale, error=str(error))
         facts = {
+            "event": "swept",
             "queue": stale.batch.lane.queue,
             "version": stale.batch.lane.version,
             "batch": stale.batch.key,

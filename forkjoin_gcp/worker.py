@@ -273,6 +273,7 @@ class Worker:
             "left": sum(len(one.left) for one in opened),
         }
         facts = {
+            "event": "chunk",
             "queue": task.batch.lane.queue,
             "batch": task.batch.key,
             "first": task.first,

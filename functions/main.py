@@ -13,6 +13,7 @@ import threading
 
 from forkjoin_gcp import ForkJoinQueue
 from forkjoin_gcp.endpoint import join_function, sweep_function
+from forkjoin_gcp.json_logs import log_json
 from forkjoin_gcp.loading import load_queues
 
 logger = logging.getLogger(__name__)
@@ -41,6 +42,8 @@ def _start_in_workers() -> None:
     os.register_at_fork(after_in_child=after_fork)
 
 
+if "K_SERVICE" in os.environ:  # on Cloud Run, whose logs have fields
+    log_json()
 queues = load_queues(os.environ.get("FORKJOIN_QUEUE", ""))
 target = os.environ.get("FUNCTION_TARGET", "join")
 join = join_function(*queues, check=target == "join")

@@ -13,7 +13,7 @@ from pathlib import Path
 FUNCTIONS = Path(__file__).resolve().parent
 PACKAGE = FUNCTIONS.parent / "forkjoin_gcp"
 REQUIREMENTS = "requirements.txt"
-LEFT_OUT = ("emulators", "cli", "__pycache__")
+LEFT_OUT = ("emulators", "cli", "testing", "__pycache__")
 """Of the package: what a function does not use."""
 
 

@@ -4,23 +4,21 @@ locals {
 
   package_files = var.join.package == null ? [
     for file in fileset(local.repository, "forkjoin_gcp/**/*.{py,lua}") : file
-    if !strcontains(file, "/emulators/") && !strcontains(file, "/cli/")
+    if !can(regex("^forkjoin_gcp/(cli|emulators|testing)/", file))
   ] : []
   handler_files = var.join.source_directory == null ? [] : [
     for file in fileset(var.join.source_directory, "**") : file
     if !strcontains("/${file}", "/.") && !strcontains("/${file}", "/__pycache__/") && file != "requirements.txt"
   ]
-  # forkjoin-gcp itself: from this checkout with what its setup.cfg asks for, unless it is to be
-  # had from an index.
-  package_requirements = var.join.package == null ? [
-    for line in split("\n", trimspace(regex("install_requires =\n((?:    .+\n)+)", file("${local.repository}/setup.cfg"))[0])) : trimspace(line)
-  ] : [var.join.package]
-  handler_requirements = var.join.source_directory == null ? [] : try(split("\n", file("${var.join.source_directory}/requirements.txt")), [])
-  requirements = concat(
-    [for line in split("\n", file("${local.repository}/functions/requirements.txt")) : line if !startswith(line, "forkjoin-gcp")],
-    local.package_requirements,
-    [for line in local.handler_requirements : line if !can(regex("^forkjoin-gcp\\b", line))],
-  )
+  # The package itself is in the archive, unless it is to be had from an index.
+  handler_requirements = var.join.source_directory == null ? "" : try(file("${var.join.source_directory}/requirements.txt"), "")
+  requirements = distinct(concat(
+    compact([var.join.package]),
+    [
+      for line in split("\n", "${file("${local.repository}/functions/requirements.txt")}\n${local.handler_requirements}") :
+      trimspace(line) if !can(regex("^\\s*(#|$|forkjoin-gcp\\b)", line))
+    ],
+  ))
 
   join_name  = "${var.name}-join"
   sweep_name = "${var.name}-sweep"
@@ -64,7 +62,7 @@ data "archive_file" "functions" {
 
   source {
     filename = "requirements.txt"
-    content  = "${join("\n", distinct(compact([for line in local.requirements : trimspace(line)])))}\n"
+    content  = "${join("\n", local.requirements)}\n"
   }
 
   dynamic "source" {

@@ -401,3 +401,37 @@ variable "task_log_sampling" {
     error_message = "task_log_sampling = ${var.task_log_sampling}: must be from 0 to 1."
   }
 }
+
+variable "alarms" {
+  description = "When to raise the alarm, and whom to tell (`notification_channels`, by name): `task_delay` (s by which tasks are dispatched late), `dead_letters` and `late_releases` (more than so many in ten minutes), `memory` (the share of Memorystore's that is in use), `sweep_silence` (s without a sweep; more than what is between two by `sweep.schedule`)."
+  type = object({
+    notification_channels = optional(list(string), [])
+    task_delay            = optional(number, 120)
+    dead_letters          = optional(number, 0)
+    late_releases         = optional(number, 10)
+    memory                = optional(number, 0.8)
+    sweep_silence         = optional(number, 3600)
+  })
+  default  = {}
+  nullable = false
+
+  validation {
+    condition     = var.alarms.task_delay > 0
+    error_message = "alarms.task_delay = ${var.alarms.task_delay}: must be more than 0 (s)."
+  }
+
+  validation {
+    condition     = var.alarms.dead_letters >= 0 && var.alarms.late_releases >= 0
+    error_message = "alarms.dead_letters = ${var.alarms.dead_letters}, alarms.late_releases = ${var.alarms.late_releases}: must not be less than 0."
+  }
+
+  validation {
+    condition     = var.alarms.memory > 0 && var.alarms.memory < 1
+    error_message = "alarms.memory = ${var.alarms.memory}: must be between 0 and 1."
+  }
+
+  validation {
+    condition     = var.alarms.sweep_silence >= 120 && var.alarms.sweep_silence <= 86400 && floor(var.alarms.sweep_silence) == var.alarms.sweep_silence
+    error_message = "alarms.sweep_silence = ${var.alarms.sweep_silence}: must be a whole number of seconds, from 120 to 86400."
+  }
+}

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import os
+
 import flask
 from pages import Page, pages
 from pydantic import ValidationError
 
 from forkjoin_gcp import PayloadError, QueueClosed, QueueFull, ServiceError
+from forkjoin_gcp.json_logs import log_json
 
+if "K_SERVICE" in os.environ:  # on Cloud Run, whose logs have fields
+    log_json()
 app = flask.Flask(__name__)
 
 

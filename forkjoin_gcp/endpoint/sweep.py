@@ -124,7 +124,7 @@ class SweepEndpoint:
 
 
 def _log(report: SweepReport, summary: dict[str, Any]) -> None:
-    logger.info("sweep %s", summary, extra={"forkjoin": summary})
+    logger.info("sweep %s", summary, extra={"forkjoin": {"event": "sweep", **summary}})
     for error in report.errors:
         logger.error("sweep of %s: %s", report.queue, error)
     for batch in report.stale:

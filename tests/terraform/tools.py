@@ -26,6 +26,7 @@ OLDEST = (1, 11)
 """What terraform/tests/ needs: `override_during`. The module itself takes 1.9."""
 
 DOWNLOAD_SECONDS = 120.0
+RUN_SECONDS = 500.0
 
 _LIBRARY_LAUNCHER = """\
 #!{python}
@@ -51,16 +52,18 @@ class Tools:
     """In words: the real ones, or the stand-ins and why."""
 
     def run(
-        self, arguments: list[str], folder: Path, seconds: float = 300
+        self, arguments: list[str], folder: Path, said: str = ""
     ) -> subprocess.CompletedProcess[str]:
-        """Run terraform in ``folder``; its output and exit code, whatever that is."""
+        """Run terraform in ``folder``, say ``said`` to it; its output and exit code, whatever that
+        is."""
         return subprocess.run(
             [self.terraform, *arguments],
             cwd=folder,
             env=self.environment,
             capture_output=True,
             text=True,
-            timeout=seconds,
+            input=said,
+            timeout=RUN_SECONDS,
             check=False,
         )
 

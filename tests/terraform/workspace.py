@@ -22,7 +22,6 @@ class Workspace:
         # Not a lock file, nor state: a lock file of the stand-ins suits no real provider.
         for name in ("terraform", "functions", "forkjoin_gcp"):
             shutil.copytree(REPOSITORY / name, folder / name, ignore=_LEFT_OUT)
-        shutil.copy(REPOSITORY / "setup.cfg", folder)
 
     def copy(self, folder: Path) -> Workspace:
         """Another one, as this one is: initialized, if it is."""
@@ -44,9 +43,11 @@ class Workspace:
             raise ValueError(f"{file}: {old!r} is there {text.count(old)} times, not once")
         path.write_text(text.replace(old, new), "utf-8")
 
-    def terraform(self, *arguments: str, folder: str = "") -> subprocess.CompletedProcess[str]:
+    def terraform(
+        self, *arguments: str, folder: str = "", said: str = ""
+    ) -> subprocess.CompletedProcess[str]:
         """Run terraform in the module, or in a folder of it."""
-        return self.tools.run([*arguments], self.module / folder)
+        return self.tools.run([*arguments], self.module / folder, said)
 
     def init(self, folder: str = "") -> subprocess.CompletedProcess[str]:
         """`terraform init`, with no state anywhere else."""

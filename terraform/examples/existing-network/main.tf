@@ -38,6 +38,12 @@ variable "memorystore" {
   type        = string
 }
 
+variable "notification_channels" {
+  description = "Who is told of alarms."
+  type        = list(string)
+  default     = []
+}
+
 provider "google" {
   project = var.project
   region  = var.location
@@ -81,6 +87,11 @@ module "forkjoin" {
 
   # A service that enqueues already, with an account of its own.
   enqueuers = ["frontend@${var.project}.iam.gserviceaccount.com"]
+
+  alarms = {
+    notification_channels = var.notification_channels
+    dead_letters          = 10
+  }
 }
 
 output "environment" {
