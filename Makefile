@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help demo test lint types bench bench-local simulate terraform cold-start pins clean
+.PHONY: help demo test lint types bench bench-local simulate chaos terraform cold-start pins clean
 help:
 	@sed -n 's/^\([a-z-]*\):.*## /\1\t/p' $(MAKEFILE_LIST) | expand -t 10
 
@@ -34,6 +34,9 @@ bench: $(INSTALLED) ## the measurements of docs/performance.md
 
 simulate: $(INSTALLED) ## worlds where everything goes wrong (SEEDS=1000; SEED=17 for one and its schedule)
 	@exec $(BIN)/python -m forkjoin_gcp.testing.simulation $(if $(SEED),--seed $(SEED),--seeds $(or $(SEEDS),1000))
+
+chaos: $(INSTALLED) ## kill and stop real processes while items flow, and count (SECONDS=120 RATE=600 SEED=)
+	@exec $(BIN)/python -m tests.chaos $(if $(SECONDS),--seconds $(SECONDS)) $(if $(RATE),--rate $(RATE)) $(if $(SEED),--seed $(SEED))
 
 bench-local: $(INSTALLED) ## the measurements of the local services, in docs/performance.md
 	@exec $(BIN)/python -m benchmarks --local
