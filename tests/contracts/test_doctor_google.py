@@ -41,8 +41,8 @@ QUEUE = "projects/p/locations/l/queues/feeds-1"
 State = Field.TtlConfig.State
 
 
-def field(group: str) -> str:
-    return f"projects/p/databases/(default)/collectionGroups/{group}/fields/expire_at"
+def field(group: str, name: str = "expire_at") -> str:
+    return f"projects/p/databases/(default)/collectionGroups/{group}/fields/{name}"
 
 
 class Token(Credentials):  # type: ignore[misc]
@@ -61,42 +61,50 @@ def with_credentials(monkeypatch: pytest.MonkeyPatch, project: str = "p") -> Non
 # TTL policies
 
 
-def expiry(monkeypatch: pytest.MonkeyPatch, segments: Any) -> Finding:
-    """What is found of the segments' field, which the API has as given."""
+def expiry(monkeypatch: pytest.MonkeyPatch, policy: Any, **others: Any) -> list[Finding]:
+    """What is found where the API has this of the segments' expiry, and no field is indexed."""
+    exempt = Field(index_config=Field.IndexConfig())
+    fields = {"fj_segments": exempt, "fj_dead_letters": exempt, **others}
 
     async def run() -> list[Finding]:
-        answers = {field("fj_segments"): segments}
+        answers = {field(group, "*"): answer for group, answer in fields.items()}
+        answers[field("fj_segments")] = policy
         service = "google.firestore.admin.v1.FirestoreAdmin"
         async with GoogleApi(service, {"GetField": GetFieldRequest}, answers) as api:
             client = api.client(FirestoreAdminAsyncClient, FirestoreAdminGrpcAsyncIOTransport)
             monkeypatch.setattr(database, "FirestoreAdminAsyncClient", client)
             return await database.check_expiry(SUBJECT)
 
-    (found,) = asyncio.run(run())
-    return found
+    return asyncio.run(run())
 
 
-def ttl(state: State | None) -> Field:
-    return Field() if state is None else Field(ttl_config=Field.TtlConfig(state=state))
+def ttl(state: State) -> Field:
+    return Field(ttl_config=Field.TtlConfig(state=state))
 
 
 def test_a_policy_that_is_active_is_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert expiry(monkeypatch, ttl(State.ACTIVE)).status is Status.OK
+    (found,) = expiry(monkeypatch, ttl(State.ACTIVE))
+    assert found.status is Status.OK
 
 
 def test_a_policy_that_is_missing_comes_with_its_command(monkeypatch: pytest.MonkeyPatch) -> None:
-    missing = expiry(monkeypatch, ttl(None))
+    (missing,) = expiry(monkeypatch, Field())
     assert missing.status is Status.FAULT
     assert "ttls update expire_at --collection-group=fj_segments" in missing.fix
 
 
 def test_a_policy_under_way_or_not_to_be_seen_is_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
-    creating = expiry(monkeypatch, ttl(State.CREATING))
-    assert creating.status is Status.WARNING
-    assert "being created" in creating.text
-    refused = expiry(monkeypatch, (grpc.StatusCode.PERMISSION_DENIED, "no"))
-    assert refused.status is Status.WARNING
-    assert "roles/datastore.viewer" in refused.fix
+    (found,) = expiry(monkeypatch, ttl(State.CREATING))
+    assert (found.status, "being created" in found.text) == (Status.WARNING, True)
+    (found,) = expiry(monkeypatch, (grpc.StatusCode.PERMISSION_DENIED, "no"))
+    assert (found.status, "roles/datastore.viewer" in found.fix) == (Status.WARNING, True)
+
+
+def test_fields_that_are_indexed_are_a_warning(monkeypatch: pytest.MonkeyPatch) -> None:
+    default = Field(index_config=Field.IndexConfig(uses_ancestor_config=True))
+    _, found = expiry(monkeypatch, ttl(State.ACTIVE), fj_dead_letters=default)
+    assert found.status is Status.WARNING
+    assert "fj_dead_letters: every field is indexed" in found.text
 
 
 # Task queues

@@ -1,4 +1,4 @@
-"""The database: there, readable, writable; and old documents go away by themselves."""
+"""The database: there, readable, writable; what expires goes away, and no field is indexed."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from google.cloud.firestore_v1 import types
 from forkjoin_gcp.errors import ConfigurationError, StoreRefused, StoreUnavailable
 from forkjoin_gcp.gcp.doctor.findings import Finding, Status, Subject, one_line
 from forkjoin_gcp.gcp.firestore_client import NOT_FOUND, FirestoreCalls, UnmetError
-from forkjoin_gcp.gcp.firestore_documents import EXPIRE_AT, SEGMENTS
+from forkjoin_gcp.gcp.firestore_documents import DEAD_LETTERS, EXPIRE_AT, SEGMENTS
 from forkjoin_gcp.gcp.firestore_scan import ROOT
 from forkjoin_gcp.ports import Counters
 
@@ -51,7 +51,7 @@ async def check_database(subject: Subject) -> list[Finding]:
 
 
 async def check_expiry(subject: Subject) -> list[Finding]:
-    """Whether Firestore's TTL policy deletes segments by ``expire_at``; dead letters stay."""
+    """Whether a TTL policy deletes segments by ``expire_at``, and whether fields are indexed."""
     name = "expiry"
     if subject.local or subject.services.firestore_emulator_host:
         return [Finding(name, Status.SKIPPED, "an emulator has no TTL policies")]
@@ -63,7 +63,10 @@ async def check_expiry(subject: Subject) -> list[Finding]:
     except GoogleAuthError as error:
         return [Finding(name, Status.FAULT, one_line(error), "See the check of credentials")]
     try:
-        return [await _policy(client, database, SEGMENTS)]
+        found = [await _policy(client, database, SEGMENTS)]
+        for group in (SEGMENTS, DEAD_LETTERS):
+            found += await _indexes(client, database, group)
+        return found
     finally:
         transport: Any = client.transport
         await transport.close()
@@ -93,3 +96,19 @@ async def _policy(client: FirestoreAdminAsyncClient, database: str, group: str) 
     )
     text = f"{group}: nothing deletes what has expired; it is kept, and paid for, for ever"
     return Finding(name, Status.FAULT, text, fix)
+
+
+async def _indexes(client: FirestoreAdminAsyncClient, database: str, group: str) -> list[Finding]:
+    """Every query goes by document name: an index is paid for at each write, and one on a time that
+    rises bounds how many writes there can be."""
+    try:
+        found = await client.get_field(
+            name=f"{database}/collectionGroups/{group}/fields/*", timeout=SECONDS, retry=None
+        )
+    except GoogleAPICallError:
+        return []  # what is wrong with the database is said by the other checks
+    if not (found.index_config.uses_ancestor_config or found.index_config.indexes):
+        return []
+    text = f"{group}: every field is indexed, which each write pays for, and slows at 500 a second"
+    fix = f"Exempt all fields (*) of {group} from indexes; terraform/firestore.tf does"
+    return [Finding("expiry", Status.WARNING, text, fix)]
