@@ -7,6 +7,7 @@ import time
 from collections.abc import AsyncIterator, Iterator
 
 import pytest
+from aiohttp import web
 from google.cloud import tasks_v2
 
 from forkjoin_gcp.emulators.cloud_tasks.dispatcher import Dispatcher
@@ -137,6 +138,42 @@ def test_a_target_that_comes_up_later_gets_its_task() -> None:
             assert int(request.headers["X-CloudTasks-TaskRetryCount"]) >= 2
             # Nobody answered the tries before.
             assert request.headers["X-CloudTasks-TaskExecutionCount"] == "0"
+
+    asyncio.run(scenario())
+
+
+def test_a_process_that_dies_of_a_task_gets_it_again() -> None:
+    """On a connection that is in use already, as a request is not sent anew without being counted:
+    the target has seen it, and may have died of it."""
+
+    async def scenario() -> None:
+        deaths = {("dies", "0"), ("dies", "1")}
+        calls: asyncio.Queue[list[str]] = asyncio.Queue()
+
+        async def handle(request: web.Request) -> web.Response:
+            names = ("TaskName", "TaskRetryCount", "TaskExecutionCount", "TaskPreviousResponse")
+            told = [request.headers.get(f"X-CloudTasks-{name}", "") for name in names]
+            if (told[0], told[1]) in deaths:
+                assert request.transport is not None
+                request.transport.abort()
+            calls.put_nowait(told)
+            return web.Response()
+
+        async with (
+            serving(handle) as url,
+            rig() as (emulator, client, _),
+            asyncio.timeout(PATIENCE),
+        ):
+            await client.create_task(parent=QUEUE, task=task_for(url, "lives"))
+            assert await calls.get() == ["lives", "0", "0", ""]
+            await emulator.quiet()
+            await client.create_task(parent=QUEUE, task=task_for(url, "dies"))
+            for count in ("0", "1", "2"):
+                assert await calls.get() == ["dies", count, "0", ""]
+            await emulator.quiet()
+            stats = emulator.stats()
+            assert (stats["retried"], stats["completed"]) == (2, 2)
+            assert stats["responses"] == {"200": 2, "error": 2}
 
     asyncio.run(scenario())
 

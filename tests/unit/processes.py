@@ -29,9 +29,14 @@ class Process:
         )
         self._reader = Reader(rig.config, rig.ports, rig.counters, self.worker)
 
-    def die(self) -> None:
-        """End all that runs, with no time for a last word, and start afresh."""
+    def die(self, silent: float = 0.0) -> None:
+        """End all that runs, with no time for a last word, and start afresh.
+
+        Who waits for an answer is told after ``silent`` seconds: a process that hangs whole, its
+        renewals too, keeps its connections until Cloud Tasks gives them up.
+        """
         self.deaths += 1
+        self._silent = silent
         for task in self._running:
             task.cancel()
         self._start()
@@ -44,6 +49,7 @@ class Process:
         await asyncio.wait([running])
         self._running.discard(running)
         if running.cancelled():
+            await asyncio.sleep(self._silent)
             raise StoreUnavailable("the connection broke off")
         running.result()
 

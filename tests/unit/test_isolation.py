@@ -32,10 +32,12 @@ class Deadly:
         deadly: set[int],
         *,
         seconds: Callable[[int], float] = lambda _: 0.0,
+        silent: float = 0.0,
         **settings: Any,
     ) -> None:
         self._deadly = deadly
         self._seconds = seconds
+        self._silent = silent
         self.rig = Rig(self._handle, **settings)
         self.process = Process(self.rig)
         self.times: dict[int, float] = {}
@@ -43,7 +45,7 @@ class Deadly:
     async def _handle(self, item: Item[Any]) -> None:
         await asyncio.sleep(self._seconds(item.payload["n"]))
         if item.payload["n"] in self._deadly:
-            self.process.die()
+            self.process.die(self._silent)
             await asyncio.sleep(3600)
         self.times[item.payload["n"]] = self.rig.clock.now()
 
@@ -115,6 +117,15 @@ async def test_a_suspect_beside_another_killer_is_not_blamed() -> None:
     await running[0]
     await case.drain()
     await case.check(60)
+
+
+@rigged
+async def test_an_item_that_hangs_its_process_is_found_like_one_that_kills_it() -> None:
+    """It holds the GIL: no deadline of this process ends it, and no lease is renewed."""
+    case = Deadly({17}, silent=30.0, dispatch_deadline=30)
+    await case.rig.put(*range(30))
+    await case.drain()
+    await case.check(30)
 
 
 def a_course(seed: int) -> None:
