@@ -26,6 +26,9 @@ LEASE_SECONDS = 10.0
 RENEWALS = 3
 """How often a lease is renewed while it lasts."""
 
+CALLS_AT_ONCE = 16
+"""Each call in progress has a connection of its own: chunks that begin together share these."""
+
 GIVE_BACK_TRIES = 2
 """One lost answer should not make the next generation wait, and count a run that ended as vanished.
 Repeating is harmless: the token is not the holder any more."""
@@ -104,6 +107,7 @@ class Leases:
     ) -> None:
         self._index = index
         self._timeout = timeout
+        self._calls = asyncio.Semaphore(CALLS_AT_ONCE)
         self.counters = counters
         self.seconds = seconds
 
@@ -135,8 +139,11 @@ class Leases:
     async def _in_time(self, call: Coroutine[Any, Any, T]) -> T:
         try:
             async with asyncio.timeout(self._timeout):
-                return await call
+                async with self._calls:
+                    return await call
         except TimeoutError:
             raise IndexUnavailable(
                 f"no answer from Memorystore in acquire_timeout={self._timeout} s"
             ) from None
+        finally:
+            call.close()  # it may not have had its turn

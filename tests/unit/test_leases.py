@@ -9,7 +9,7 @@ import pytest
 
 from forkjoin_gcp.errors import ChunkBusy, IndexUnavailable, StoreUnavailable
 from forkjoin_gcp.items import Item
-from forkjoin_gcp.leases import LEASE_SECONDS
+from forkjoin_gcp.leases import CALLS_AT_ONCE, LEASE_SECONDS
 from forkjoin_gcp.names import Batch, Chunk
 from forkjoin_gcp.ports import Lease
 from forkjoin_gcp.tasks import ChunkTask, RootTask, parse_task
@@ -118,6 +118,31 @@ async def test_without_memorystore_a_chunk_runs_all_the_same() -> None:
         assert rig.counters["lease_skipped"] == 1
         assert rig.counters["lease_lost"] == 0
         assert rig.loop.time() - began <= latest
+
+
+@rigged
+async def test_many_chunks_at_once_share_connections_and_wait_no_longer_for_it() -> None:
+    rig = Rig(batch_size=1, acquire_timeout=1)
+    batch = await sealed(rig, 100)
+    present = most = 0
+
+    async def silent(*_: Any, **__: Any) -> Any:
+        nonlocal present, most
+        present += 1
+        most = max(most, present)
+        try:
+            await asyncio.sleep(3600)
+        finally:
+            present -= 1
+
+    rig.index.lease = silent  # type: ignore[method-assign]
+    rig.index.unlease = silent  # type: ignore[method-assign]
+    began = rig.loop.time()
+    tasks = [ChunkTask(batch, n, n + 1).body() for n in range(100)]
+    await asyncio.gather(*map(rig.deliver, tasks))
+    assert rig.numbers == list(range(100))
+    assert rig.loop.time() - began <= 2.0
+    assert most == CALLS_AT_ONCE
 
 
 @rigged
