@@ -3,6 +3,7 @@
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -58,6 +59,22 @@ def test_it_says_where_it_is_serves_and_ends_cleanly(number: signal.Signals) -> 
         assert process.wait(10) == 0
         assert process.stderr is not None
         assert process.stderr.read() == ""
+
+
+def test_the_containers_command_serves() -> None:
+    """As docker-compose.yml gives it, but for the ports."""
+    (command,) = re.findall(
+        r"^    command: \[python, -m, forkjoin_gcp.emulators.cloud_tasks, (.*)\]$",
+        (ROOT / "docker-compose.yml").read_text("utf-8"),
+        re.MULTILINE,
+    )
+    arguments = [re.sub(r"-port=\d+", "-port=0", each) for each in command.split(", ")]
+    assert "--host=0.0.0.0" in arguments
+    with emulator(*arguments) as (_, addresses):
+        assert addresses["http_address"].startswith("0.0.0.0:")
+        port = addresses["http_address"].rpartition(":")[2]
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=5) as response:
+            assert response.status == 200
 
 
 def test_a_port_that_is_taken_is_said() -> None:

@@ -30,6 +30,7 @@ async def serve(arguments: argparse.Namespace) -> None:
         queue_tombstone_age=arguments.queue_tombstone_age,
         auto_create_queues=arguments.auto_create_queues,
         data=arguments.data,
+        host=arguments.host,
     ) as emulator:
         addresses = {
             "grpc_address": emulator.grpc_address,
@@ -52,6 +53,7 @@ def raise_file_limit() -> None:
 def main() -> None:
     """Reads the command line and serves."""
     parser = argparse.ArgumentParser(description="A local emulator of Google Cloud Tasks.")
+    parser.add_argument("--host", default="127.0.0.1", help="to listen on (default 127.0.0.1)")
     parser.add_argument("--grpc-port", type=int, default=0, help="0 takes a free one (default)")
     parser.add_argument("--http-port", type=int, default=0, help="0 takes a free one (default)")
     parser.add_argument(
