@@ -77,8 +77,13 @@ feeds = ForkJoinQueue("feeds")
 async def handle(item): hello()
 """
 LOADED = """
-import json, main, forkjoin_gcp
-print(json.dumps([forkjoin_gcp.__file__, main.__file__, main.queues[0].name]))
+import json, sys, time
+began = time.process_time()
+import main, forkjoin_gcp
+took = time.process_time() - began
+clients = "grpc", "google.api_core", "google.cloud.firestore_v1", "google.cloud.tasks_v2", "redis"
+loaded = [name for name in clients if name in sys.modules]
+print(json.dumps([forkjoin_gcp.__file__, main.__file__, main.queues[0].name, took, loaded]))
 """
 
 
@@ -130,10 +135,12 @@ def test_staged_source_is_loaded_from_where_it_is(staged: Path) -> None:
         cwd=staged, env=environ, capture_output=True, text=True, timeout=60, check=False,
     )  # fmt: skip
     assert done.returncode == 0, done.stderr
-    package, main, name = json.loads(done.stdout)
+    package, main, name, took, loaded = json.loads(done.stdout)
     assert Path(package).parents[1] == staged
     assert Path(main).parent == staged
     assert name == "feeds"
+    assert loaded == [], "the clients are loaded beside the start, and not before it"
+    assert took < 1.5, "s of CPU"
 
 
 def test_staging_overwrites_nothing(staged: Path, tmp_path: Path) -> None:

@@ -21,7 +21,7 @@ import forkjoin_gcp
 from forkjoin_gcp import QueueConfig, Services, config, errors, groups, items, moves, writer
 from forkjoin_gcp.config import OTHER_VARIABLES, VARIABLES
 from forkjoin_gcp.endpoint import core
-from forkjoin_gcp.gcp import firestore_documents
+from forkjoin_gcp.gcp import doctor, firestore_documents
 from forkjoin_gcp.ports import Release
 from forkjoin_gcp.testing import index_contract, store_contract
 from tests.unit.test_queue import Cloud
@@ -339,3 +339,19 @@ def test_numbers_are_the_codes() -> None:
 def test_the_example_of_a_batch_key_is_one() -> None:
     (key,) = re.findall(r"`([0-9a-f]{8}-\d+-\d+)`", PROTOCOL)
     assert forkjoin_gcp.names.Batch.parse("feeds", "v1", key).key == key
+
+
+# Operations
+
+
+def test_every_alarm_is_told_of() -> None:
+    source = (ROOT / "terraform" / "monitoring.tf").read_text("utf-8")
+    named = re.findall(r'^      name +="? ?"(.+)"$', source, re.MULTILINE)
+    named += re.findall(r'display_name += "\$\{var\.name\}: ([^$"]+)"', source)
+    told = {row[0] for row in rows(PAPERS["docs/operations.md"], "## Alarms and metrics")}
+    assert told == set(named)
+
+
+def test_the_doctors_checks_are_told_of() -> None:
+    told = [row[0] for row in rows(PAPERS["docs/operations.md"], "## Deploy")]
+    assert {name for cell in told for name in cell.split(", ")} == set(doctor.CHECKS)
