@@ -42,7 +42,7 @@ def main() -> int:
                 print(done.stdout + done.stderr, flush=True)
     began = time.monotonic()
     tested = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "tests/terraform"],
+        [sys.executable, "-m", "pytest", "-q", "-n", "2", "tests/terraform"],
         cwd=tools.REPOSITORY,
         timeout=PYTEST_SECONDS,
         check=False,

@@ -20,8 +20,9 @@ from forkjoin_gcp.json_logs import JsonFormatter
 from forkjoin_gcp.names import Batch
 from forkjoin_gcp.sweeper import SweepReport
 from forkjoin_gcp.testing.virtual_time import run_virtual
-from tests.terraform.plan import Plan
+from tests.terraform.plan import Plan, read_plan
 from tests.terraform.tools import REPOSITORY
+from tests.terraform.workspace import Workspace
 from tests.unit.outage import REFUSED, Outage
 from tests.unit.rig import Rig
 
@@ -130,9 +131,8 @@ def extracted(entry: dict[str, Any], extractor: str) -> Any:
     return valued(entry, found[1])
 
 
-def test_every_metric_counts_lines_that_the_code_writes(
-    plan: Plan, lines: list[dict[str, Any]]
-) -> None:
+def check_metrics(plan: Plan, lines: list[dict[str, Any]]) -> None:
+    """Every metric counts lines that are written, by fields that they have."""
     for name, metric in metrics(plan).items():
         conditions = metric["filter"].split("\n")
         counted = [line for line in lines if all(matches(line, one) for one in conditions if one)]
@@ -144,6 +144,23 @@ def test_every_metric_counts_lines_that_the_code_writes(
     dead = metrics(plan)["dead_letters"]["value_extractor"]
     chunks = [line for line in lines if line["forkjoin"]["event"] == "chunk"]
     assert sum(extracted(line, dead) for line in chunks) == 1
+
+
+def test_every_metric_counts_lines_that_the_code_writes(
+    plan: Plan, lines: list[dict[str, Any]]
+) -> None:
+    check_metrics(plan, lines)
+
+
+@pytest.mark.parametrize(
+    ("old", "new"), [('value = "dead"', 'value = "deaths"'), ('event = "late"', 'event = "tardy"')]
+)
+def test_a_metric_of_what_nobody_writes_is_noticed(
+    changed: Workspace, lines: list[dict[str, Any]], old: str, new: str
+) -> None:
+    changed.edit("monitoring.tf", old, new)
+    with pytest.raises((AssertionError, KeyError)):
+        check_metrics(read_plan(changed), lines)
 
 
 def test_every_event_is_in_the_papers(lines: list[dict[str, Any]]) -> None:
