@@ -46,6 +46,9 @@ resource "google_firestore_field" "unindexed" {
   field      = "*"
 
   index_config {}
+
+  # Firestore changes one field of a collection group at a time.
+  depends_on = [google_firestore_field.expiry]
 }
 
 locals {

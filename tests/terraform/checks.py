@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
 from typing import Any
 
 import hcl2
@@ -39,9 +40,9 @@ def check_valid(workspace: Workspace) -> None:
     read_plan(workspace)
 
 
-def check_settings(workspace: Workspace) -> None:
+def check_settings(module: Path) -> None:
     """The table of settings, and the members of `queues`, are QueueConfig's."""
-    with (workspace.module / "variables.tf").open(encoding="utf-8") as source:
+    with (module / "variables.tf").open(encoding="utf-8") as source:
         file = hcl2.load(source)
     (block,) = (one for one in file["locals"] if "queue_settings" in one)
     given = {name: _plain(setting) for name, setting in block["queue_settings"].items()}

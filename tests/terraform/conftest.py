@@ -11,8 +11,6 @@ from tests.terraform import tools
 from tests.terraform.plan import Plan, read_plan
 from tests.terraform.workspace import Workspace
 
-pytest.register_assert_rewrite("tests.terraform.checks")
-
 
 @pytest.fixture(scope="session")
 def workspace(tmp_path_factory: pytest.TempPathFactory) -> Workspace:
