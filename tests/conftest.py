@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import signal
 import uuid
 from collections.abc import Iterator
 
@@ -14,6 +15,10 @@ from forkjoin_gcp import Services
 from forkjoin_gcp.emulators import LocalServiceError, LocalServices
 from forkjoin_gcp.emulators.firestore import HOST_VARIABLE, GoogleFirestore
 from forkjoin_gcp.testing import plugin
+
+# A shell has its background jobs ignore SIGINT, and what they start would, too; tests send it.
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 # A busy machine is no failure; under CI the same examples are tried every time.
 hypothesis.settings.register_profile("local", deadline=None)

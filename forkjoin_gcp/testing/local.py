@@ -14,6 +14,7 @@ import flask
 from werkzeug.serving import make_server
 
 from forkjoin_gcp.config import Services
+from forkjoin_gcp.emulators import valkey
 from forkjoin_gcp.endpoint.core import JoinEndpoint
 from forkjoin_gcp.endpoint.flask import answer
 from forkjoin_gcp.ports import Counters
@@ -106,6 +107,9 @@ class LocalQueues:
             finally:
                 del self._endpoints[token]
                 queue.close()
+                # In Valkey no project keeps tests apart, and dead letters of all versions show.
+                address = environment["FORKJOIN_MEMORYSTORE"].removeprefix("redis://")
+                valkey.remove(address, f"fj:{{{config.name}/{token}/*")
 
     def _join(self, token: str) -> flask.Response:
         endpoint = self._endpoints.get(token)
