@@ -12,14 +12,12 @@ from google.api_core import exceptions
 from google.cloud.firestore_v1 import types
 
 from .commits import Commits
-from .documents import Scope
 from .locks import Locks
 from .reads import Reads
 from .refusals import Refusal
 from .state import FirestoreState
 
 google_errors: Any = exceptions
-_Document: Any = types.Document.pb()
 
 
 class Carry(Protocol):
@@ -38,11 +36,6 @@ class DirectFirestore:
         self.state = FirestoreState(clock)
         locks = Locks(self.state)
         self.commits, self.reads = Commits(self.state, locks), Reads(self.state, locks)
-
-    def documents(self, database: str) -> list[Any]:
-        """All raw Documents of a database, in the order of their names."""
-        everything = self.state.database(database).documents.scan(Scope("", "", deep=True))
-        return [stored.fill(_Document()) for stored in everything]
 
     def answer(self, call: Callable[[Any], Awaitable[Any]], request: Any) -> Any:
         """What a call comes to, at once. Raises Refusal."""

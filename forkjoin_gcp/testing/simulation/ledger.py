@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
+from forkjoin_gcp.items import DeadLetter
+from forkjoin_gcp.ports import Found
 from forkjoin_gcp.testing.simulation.network import Witness
 
 
@@ -48,6 +51,23 @@ class Handling:
     began: float
     ended: float | None = None
     outcome: str = ""
+
+
+@dataclass
+class Remains:
+    """What is stored when a world has come to rest: segments with items left, and dead letters."""
+
+    found: list[Found] = field(default_factory=list)
+    dead: dict[str, DeadLetter] = field(default_factory=dict)
+
+    def numbers(self) -> dict[int, str]:
+        """The items that are left, and their ids."""
+        return {
+            json.loads(item.payload)["n"]: one.segment.item_id(item)
+            for one in self.found
+            if one.segment is not None
+            for item in one.segment.items
+        }
 
 
 class Violation(AssertionError):

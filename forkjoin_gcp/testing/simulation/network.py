@@ -70,6 +70,8 @@ class Network:
         self._loop = loop
         self._random = random
         self._trace = trace
+        self.on_their_way = 0
+        """Requests that are still to arrive, whoever waits for them."""
 
     async def call(
         self, link: Link, what: str, action: Callable[[], Any], seconds: float | None
@@ -130,6 +132,7 @@ class _Call:
             network.trouble(f"{link.name} {self.fate}")
             network._trace(self.who, link.name, what, self.fate)
         if self.fate != "lost request":
+            network.on_their_way += 1
             network._loop.outside_later(delay, self._arrive)
 
     def _draw(self) -> str:
@@ -151,6 +154,7 @@ class _Call:
 
     def _arrive(self) -> None:
         network, link = self.network, self.link
+        network.on_their_way -= 1
         if link.silent:
             network._trace(self.who, link.name, self.what, "into silence")
             return

@@ -37,6 +37,25 @@ FAULTS = (
     "handlers kill",
 )
 
+SWEPT_FAULTS = (
+    "sweeper crash",
+    "cloud tasks loses calls",
+    "cloud tasks away",
+    "tasks lost",
+    "tasks given up",
+    "firestore writes late",
+    "failover unnoticed",
+)
+"""What only a sweeper makes good. They are in worlds that have one, beside all others."""
+
+LOSING_FAULTS = (
+    "memorystore flushed",
+    "memorystore evicts",
+    "memorystore fails over",
+    "failover unnoticed",
+)
+"""What a memory-only queue does not promise to survive."""
+
 WORK_SECONDS = 6.0
 """In this time callers call and faults begin. Then everything heals, and must come to its end."""
 
@@ -76,6 +95,7 @@ class Plan:
     rate: float = 0.0
     """Of calls on a link that go wrong where its faults are on."""
     skew: float = 0.0
+    sweeps: bool = False
     tombstone: float = 3600.0
 
     def has(self, *faults: str) -> bool:
@@ -86,19 +106,28 @@ class Plan:
         items = sum(len(call.numbers) for call in self.calls)
         return (
             f"seed {self.seed}: {items} items in {len(self.calls)} calls, {self.services} services,"
-            f" {self.functions} functions; {settings}; faults: {', '.join(self.faults) or 'none'}"
+            f" {self.functions} functions, {'swept' if self.sweeps else 'not swept'}; {settings};"
+            f" faults: {', '.join(self.faults) or 'none'}"
         )
 
 
 def draw_plan(seed: int, *, wanted: tuple[str, ...] = ()) -> Plan:
     """The plan of a seed. ``wanted`` faults are there whatever the seed says."""
     random = Random(f"plan {seed}")
+    settings = _draw_settings(random)
+    sweeps = random.random() < 0.4 or any(fault in SWEPT_FAULTS for fault in wanted)
+    known = [*FAULTS, *(SWEPT_FAULTS if sweeps else ())]
+    if settings["storage"] == "memorystore":
+        known = [fault for fault in known if fault not in LOSING_FAULTS]
     count = random.choice((0, 1, 1, 2, 2, 3, 3, 4, 6))
-    faults = set(random.sample(FAULTS, count)) | set(wanted)
+    faults = {*random.sample(known, count), *wanted}
+    if "failover unnoticed" in faults:
+        faults.add("memorystore fails over")
     plan = Plan(
         seed=seed,
-        faults=tuple(fault for fault in FAULTS if fault in faults),
-        settings=_draw_settings(random),
+        faults=tuple(fault for fault in (*FAULTS, *SWEPT_FAULTS) if fault in faults),
+        settings=settings,
+        sweeps=sweeps,
         services=random.choice((1, 2, 2, 3)),
         functions=random.choice((1, 2, 2)),
         rate=random.choice((0.02, 0.05, 0.15)),
@@ -108,6 +137,7 @@ def draw_plan(seed: int, *, wanted: tuple[str, ...] = ()) -> Plan:
     for kind in plan.faults:
         _draw_events(plan, kind, random)
     plan.skew = random.choice((0.05, 1.0, 4.0)) if plan.has("clocks apart") else 0.0
+    plan.settings["max_clock_skew"] = plan.skew
     if plan.has("names kept otherwise"):
         plan.tombstone = random.choice((0.0, 0.0, 2.0, 1e9))
     return plan
@@ -130,6 +160,7 @@ def _draw_settings(random: Random) -> dict[str, Any]:
         "retry_min_backoff": random.choice((0.0, 0.5)),
         "retry_max_backoff": random.choice((0.5, 2.0)),
         "dispatch_deadline": 15.0,
+        "storage": random.choice((*["firestore"] * 7, "memorystore")),
         "on_success": random.choice(("delete", "delete", "delete", "keep")),
     }
 
@@ -179,8 +210,10 @@ def _draw_events(plan: Plan, kind: str, random: Random) -> None:
         for _ in few:
             seconds = random.choice((0.2, 1.0, 4.0, 14.0)) * random.uniform(0.3, 1.5)
             plan.events.append(Event(at(), kind, random.randrange(many), seconds))
-    elif kind in ("memorystore away", "firestore away"):
+    elif kind in ("memorystore away", "firestore away", "cloud tasks away"):
         plan.events.append(Event(at(), kind, random.randrange(2), random.uniform(0.1, 5.0)))
+    elif kind == "sweeper crash":
+        plan.events += [Event(at(), kind, steps=random.randint(1, 30)) for _ in few]
     elif kind in ("memorystore flushed", "memorystore evicts"):
         plan.events += [Event(at(), kind) for _ in few]
     elif kind == "memorystore fails over":

@@ -9,7 +9,7 @@ import asyncio
 import contextvars
 import json
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from random import Random
 from typing import Any
 
@@ -17,20 +17,21 @@ from forkjoin_gcp.config import QueueConfig, Services
 from forkjoin_gcp.emulators.firestore_embedded.direct import DirectClient, DirectFirestore
 from forkjoin_gcp.errors import ChunkBusy, ForkJoinError, Reject, Retry, ServiceError
 from forkjoin_gcp.gcp.firestore import FirestoreStore
-from forkjoin_gcp.gcp.firestore_documents import SEGMENTS, read_segment
 from forkjoin_gcp.gcp.memorystore import MemorystoreIndex
+from forkjoin_gcp.gcp.memorystore_store import MemorystoreStore
 from forkjoin_gcp.handlers import Handler, ItemHandler, Outcome, Run
 from forkjoin_gcp.items import Item, PayloadCodec, Segment
-from forkjoin_gcp.names import Batch, Lane
-from forkjoin_gcp.ports import Counters, Found, Ports
+from forkjoin_gcp.names import CLOCK_LANE, MAX_POSITIONS, Batch, Lane
+from forkjoin_gcp.ports import Counters, Found, KeyRange, Ports, WorkStore
 from forkjoin_gcp.reader import Reader
+from forkjoin_gcp.sweeper import Sweeper
 from forkjoin_gcp.tasks import RootTask, parse_task
 from forkjoin_gcp.testing.simulation.cloud_tasks import (
     DONE,
     SimulatedCloudTasks,
     SimulatedScheduler,
 )
-from forkjoin_gcp.testing.simulation.ledger import Behaviour, Delivery, Ledger, Violation
+from forkjoin_gcp.testing.simulation.ledger import Behaviour, Delivery, Ledger, Remains, Violation
 from forkjoin_gcp.testing.simulation.loop import Process, SimulatedLoop
 from forkjoin_gcp.testing.simulation.network import Link, Network, Trace, witness
 from forkjoin_gcp.testing.simulation.valkey import SimulatedValkey
@@ -41,7 +42,8 @@ from forkjoin_gcp.writer import Writer
 START = 1_800_000_000.0
 """Unix time at the loop's 0."""
 
-DATABASE = "projects/simulation/databases/(default)"
+SWEEP_AFTER = 2.0
+"""Seconds. Less than a queue may have, so that sweeps meet work in progress."""
 
 
 @dataclass
@@ -73,28 +75,23 @@ class Cloud:
             self.defence.patch_lua,
             self._watch,
         )
-        store = ObservedStore(Services(project="simulation"), counters, self.ledger)
-
-        async def carry(what: str, call: Callable[[], Any], seconds: float) -> Any:
-            return await self.network.call(self.to_firestore, what, call, seconds)
-
-        store._calls._client = DirectClient(self.firestore, carry)
+        store = self._store(client, counters)
+        _observe_moves(store, self.ledger)
         scheduler = SimulatedScheduler(self.tasks, self.network, self.to_tasks)
         ports = Ports(MemorystoreIndex(client, self.config, counters), store, scheduler, clock)
         weakened: Ports = self.defence.patch_ports(ports)
         return weakened
 
-    def segments(self) -> list[Found]:
-        """All segments in the store, with items left or not."""
-        lane = Lane(self.config.name, self.config.version)
-        found = []
-        for document in self.firestore.documents(DATABASE):
-            _, _, path = document.name.partition("/documents/")
-            parts = path.split("/")
-            if parts[-2] == SEGMENTS:
-                batch = Batch.parse(lane.queue, lane.version, parts[3])
-                found.append(read_segment(document, batch))
-        return found
+    def _store(self, client: Any, counters: Counters) -> WorkStore:
+        if self.config.storage == "memorystore":
+            return MemorystoreStore(client, self.config.expire_after, counters)
+
+        async def carry(what: str, call: Callable[[], Any], seconds: float) -> Any:
+            return await self.network.call(self.to_firestore, what, call, seconds)
+
+        store = FirestoreStore(Services(project="simulation"), counters)
+        store._calls._client = DirectClient(self.firestore, carry)
+        return store
 
     def _watch(
         self, script: str, keys: Sequence[bytes], args: Sequence[bytes], reply: object
@@ -119,18 +116,17 @@ class SkewedClock:
         return START + self.loop.time() + self.skew
 
 
-class ObservedStore(FirestoreStore):
-    """The real store; the ledger is told of items that are about to move."""
+def _observe_moves(store: WorkStore, ledger: Ledger) -> None:
+    """Tell the ledger of items that are about to move."""
+    move = store.move
 
-    def __init__(self, services: Services, counters: Counters, ledger: Ledger) -> None:
-        super().__init__(services, counters)
-        self._ledger = ledger
-
-    async def move(
-        self, batch: Batch, found: Found, target: Batch, pieces: Sequence[Segment]
+    async def observed(
+        batch: Batch, found: Found, target: Batch, pieces: Sequence[Segment]
     ) -> bool:
-        self._ledger.moved.update(piece.item_id(item) for piece in pieces for item in piece.items)
-        return await super().move(batch, found, target, pieces)
+        ledger.moved.update(piece.item_id(item) for piece in pieces for item in piece.items)
+        return await move(batch, found, target, pieces)
+
+    store.move = observed  # type: ignore[method-assign]
 
 
 class EnqueuingService:
@@ -169,15 +165,48 @@ class EnqueuingService:
                 ledger.accept(number, item_id)
 
 
-@dataclass
-class _Attempts:
-    """How often each item was tried, in whatever process."""
+class SweepJob:
+    """A process that sweeps, or looks at what is stored, and ends."""
 
-    count: dict[int, int] = field(default_factory=dict)
+    def __init__(self, cloud: Cloud, name: str, skew: float = 0.0) -> None:
+        self.cloud = cloud
+        self.process = Process(name)
+        self.counters = Counters()
+        self.ports = self.process.context.run(
+            cloud.ports, SkewedClock(cloud.loop, skew), self.counters
+        )
 
-    def next(self, number: int) -> int:
-        self.count[number] = self.count.get(number, 0) + 1
-        return self.count[number]
+    def sweep(self) -> asyncio.Task[None]:
+        """Sweep once, with a ``sweep_after`` that fits a simulated world."""
+        return self.cloud.loop.spawn(self.process, self._sweep())
+
+    async def _sweep(self) -> None:
+        config = self.cloud.config.model_copy(update={"sweep_after": SWEEP_AFTER})
+        sweeper = Sweeper(config, self.ports, self.counters)
+        self.cloud.trace(self.process, "sweeps")
+        try:
+            report = await sweeper.run(partitions=2)
+        except ServiceError as error:
+            self.cloud.trace(self.process, "fails", type(error).__name__)
+            return
+        for stale in report.stale:
+            self.cloud.trace(self.process, "finds", stale.batch.key, stale.items, stale.scheduled)
+
+    def look(self) -> asyncio.Task[Remains]:
+        """What is stored."""
+        return self.cloud.loop.spawn(self.process, self._look())
+
+    async def _look(self) -> Remains:
+        config, store = self.cloud.config, self.ports.store
+        remains = Remains()
+        wanted = KeyRange(config.name, config.version)
+        async for page in store.scan(wanted, 1_000):
+            for batch in dict.fromkeys(one.batch for one in page):
+                remains.found += await store.read(batch, 0, MAX_POSITIONS)
+        for number in (*range(config.lanes), CLOCK_LANE):
+            letters = await store.dead_letters(Lane(config.name, config.version, number), 10_000)
+            remains.dead.update({letter.id: letter for letter in letters})
+        return remains
 
 
 class LoopRunner:

@@ -11,6 +11,7 @@ import copy
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatchcase
 from random import Random
 from typing import Any
 
@@ -210,6 +211,14 @@ class SimulatedValkey:
         if entry is None:
             return -2
         return -1 if entry.ends_at is None else int(entry.ends_at - self._now_ms())
+
+    def _do_scan(self, words: Sequence[bytes]) -> list[Any]:
+        """Always all that match, in one step: SCAN cursor MATCH pattern COUNT count."""
+        if len(words) != 5 or words[1].upper() != b"MATCH" or words[3].upper() != b"COUNT":
+            raise ReplyError("ERR syntax error")
+        pattern = words[2].decode().replace("[", "[[]")
+        names = [key for key in self.keys() if fnmatchcase(key.decode(), pattern)]
+        return [b"0", names]
 
     # Strings
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 from forkjoin_gcp.testing.simulation.network import Link, Network
@@ -76,6 +76,14 @@ class SimulatedValkeyClient:
     async def ping(self) -> bool:
         await self.execute_command("PING")
         return True
+
+    async def set(self, key: str, value: str, *, px: int) -> None:
+        await self.execute_command("SET", key, value, "PX", px)
+
+    async def scan_iter(self, match: str, count: int) -> AsyncIterator[bytes]:
+        """All keys in one step, however many ``count`` asks for."""
+        for key in (await self.execute_command("SCAN", 0, "MATCH", match, "COUNT", count))[1]:
+            yield key
 
     async def hkeys(self, key: str) -> list[bytes]:
         found: list[bytes] = await self.execute_command("HKEYS", key)

@@ -16,17 +16,22 @@ from forkjoin_gcp.ports import TaskRequest
 from forkjoin_gcp.testing.simulation.checker import check
 from forkjoin_gcp.testing.simulation.cloud_tasks import SimulatedCloudTasks, TaskFaults
 from forkjoin_gcp.testing.simulation.defences import NONE, Defence
-from forkjoin_gcp.testing.simulation.ledger import Delivery, Ledger, Violation
+from forkjoin_gcp.testing.simulation.ledger import Delivery, Ledger, Remains, Violation
 from forkjoin_gcp.testing.simulation.loop import EndlessError, Process, SimulatedLoop
 from forkjoin_gcp.testing.simulation.network import Link, Network, Trace, witness
 from forkjoin_gcp.testing.simulation.plan import WORK_SECONDS, Event, Plan
 from forkjoin_gcp.testing.simulation.processes import (
     START,
+    SWEEP_AFTER,
     Cloud,
     EnqueuingService,
     JoinFunction,
+    SweepJob,
 )
 from forkjoin_gcp.testing.simulation.valkey import SimulatedValkey
+
+LAST_SWEEPS = 3
+"""Sweeps, one after another, when a world has healed: what is left after these is lost."""
 
 MAX_STEPS = 400_000
 MAX_SECONDS = 3_000.0
@@ -45,6 +50,8 @@ class World:
         self.services: list[EnqueuingService] = []
         self.functions: list[JoinFunction] = []
         self.calls: list[tuple[Process, asyncio.Task[None]]] = []
+        self.sweeper: SweepJob
+        self.remains = Remains()
         self._made = 0
         self.cloud = self._build(defence)
 
@@ -59,7 +66,9 @@ class World:
         faults = TaskFaults(
             duplicates=0.2 if plan.has("dispatched twice") else 0.0,
             delays=0.2 if plan.has("dispatched late") else 0.0,
+            lost_tasks=0.2 if plan.has("tasks lost") else 0.0,
             tombstone=plan.tombstone,
+            max_tries=2 if plan.has("tasks given up") else 0,
         )
         cloud = Cloud(
             loop=loop,
@@ -72,12 +81,14 @@ class World:
             tasks=SimulatedCloudTasks(loop, random, trace, lambda: START + loop.time(), faults),
             ledger=self.ledger,
             to_valkey=Link("memorystore", 0.001),
-            to_firestore=Link("firestore", 0.01, late_requests=False),
+            to_firestore=Link("firestore", 0.01, late_requests=plan.has("firestore writes late")),
             to_tasks=Link("tasks", 0.005),
             to_join=Link("join", 0.005),
             defence=defence,
         )
         cloud.tasks.deliver = self._deliver
+        cloud.valkey.refuses_info = plan.has("failover unnoticed")
+        self.ledger.lanes.forgives = plan.has("failover unnoticed")
         self._set_links(cloud)
         return cloud
 
@@ -86,10 +97,12 @@ class World:
         for name, link in (("memorystore", cloud.to_valkey), ("firestore", cloud.to_firestore)):
             if plan.has(f"{name} loses calls"):
                 link.lost_requests = link.lost_answers = link.resets = rate
-            if plan.has(f"{name} slow"):
+            if plan.has(f"{name} slow", f"{name} writes late"):
                 link.slow = rate
-        if plan.has("cloud tasks loses answers"):
+        if plan.has("cloud tasks loses answers", "cloud tasks loses calls"):
             cloud.to_tasks.lost_answers = rate
+        if plan.has("cloud tasks loses calls"):
+            cloud.to_tasks.lost_requests = cloud.to_tasks.resets = 2 * rate
         if plan.has("cloud tasks slow"):
             cloud.to_tasks.slow = rate
         if plan.has("join answers lost"):
@@ -135,13 +148,29 @@ class World:
             self.loop.call_at(call.at, self._enqueue, call.service, call.numbers)
         for event in plan.events:
             self.loop.call_at(event.at, self._happen, event)
+        if plan.sweeps:
+            for at in (0.0, 2.1, 4.4, 4.5):
+                self.loop.call_at(at, self._sweep)
         await asyncio.sleep(WORK_SECONDS)
         await asyncio.sleep(max([0.0, *(e.at + e.seconds - WORK_SECONDS for e in plan.events)]))
         self._heal()
         await self._rest()
         await self._close_services()
         await self._rest()
+        if plan.sweeps:
+            await self._sweep_to_the_end()
+        self.remains = await SweepJob(self.cloud, "look").look()
         check(self)
+
+    async def _sweep_to_the_end(self) -> None:
+        for _ in range(LAST_SWEEPS):
+            await asyncio.sleep(SWEEP_AFTER + 2 * self.plan.skew + 0.5)
+            await SweepJob(self.cloud, self._name("sweeper"), self._skew()).sweep()
+            await self._rest()
+
+    def _sweep(self) -> None:
+        self.sweeper = SweepJob(self.cloud, self._name("sweeper"), self._skew())
+        self.sweeper.sweep()
 
     # Processes
 
@@ -221,9 +250,14 @@ class World:
             for delivery in function.open:
                 delivery.troubles.append("stall")
             self._stall(function.process, event.seconds)
-        elif kind in ("memorystore away", "firestore away"):
-            link = cloud.to_valkey if kind.startswith("memorystore") else cloud.to_firestore
-            self._take_away(link, event)
+        elif kind == "sweeper crash":
+            self._crash(self.sweeper.process, event.steps)
+        elif kind == "memorystore away":
+            self._take_away(cloud.to_valkey, event)
+        elif kind == "firestore away":
+            self._take_away(cloud.to_firestore, event)
+        elif kind == "cloud tasks away":
+            self._take_away(cloud.to_tasks, event)
         elif kind == "memorystore flushed":
             self.trace("memorystore", "is flushed")
             cloud.valkey.flush()
@@ -287,12 +321,13 @@ class World:
             process.crash_at_step = None
 
     async def _rest(self) -> None:
-        """Return when no caller waits and no task is left."""
-        while not (self.cloud.tasks.is_idle and self._all_answered()):  # noqa: ASYNC110
+        """Return when no caller waits, no task is left, and nothing is on its way."""
+        while not self._is_at_rest():  # noqa: ASYNC110
             await asyncio.sleep(0.25)
 
-    def _all_answered(self) -> bool:
-        return all(task.done() or not process.alive for process, task in self.calls)
+    def _is_at_rest(self) -> bool:
+        answered = all(task.done() or not process.alive for process, task in self.calls)
+        return answered and self.cloud.tasks.is_idle and not self.cloud.network.on_their_way
 
     async def _close_services(self) -> None:
         closing = [
