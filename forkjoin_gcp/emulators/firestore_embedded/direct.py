@@ -30,15 +30,22 @@ class Carry(Protocol):
 
 
 class DirectFirestore:
-    """A Firestore in memory. ``clock`` gives seconds since the epoch. Takes no transactions."""
+    """A Firestore in memory. ``clock`` gives seconds since the epoch. Takes no transactions.
 
-    def __init__(self, clock: Callable[[], float]) -> None:
+    ``intercept`` is given each raw request before it is answered, and may change it.
+    """
+
+    def __init__(
+        self, clock: Callable[[], float], intercept: Callable[[Any], None] = lambda _: None
+    ) -> None:
+        self._intercept = intercept
         self.state = FirestoreState(clock)
         locks = Locks(self.state)
         self.commits, self.reads = Commits(self.state, locks), Reads(self.state, locks)
 
     def answer(self, call: Callable[[Any], Awaitable[Any]], request: Any) -> Any:
         """What a call comes to, at once. Raises Refusal."""
+        self._intercept(request)
         answering: Any = call(request)
         self.state.changes.clear()  # nobody keeps them
         try:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import json
 import math
 from typing import TYPE_CHECKING
 
@@ -12,7 +13,16 @@ if TYPE_CHECKING:
     from forkjoin_gcp.testing.simulation.world import World
 
 
-LOST_CREATES = ("firestore loses calls", "firestore away", "firestore writes late")
+NOT_TOLD = ("loses calls", "slow", "away", "writes late")
+
+
+def _loses_creates(world: World) -> bool:
+    """Whether the answer of a create may be lost, so that its writer repeats it.
+
+    It may have been read and settled meanwhile. Then it is written again: handed over twice.
+    """
+    store = world.plan.settings["storage"]
+    return world.plan.has(*(f"{store} {fault}" for fault in NOT_TOLD))
 
 
 def check(world: World) -> None:
@@ -24,9 +34,12 @@ def check(world: World) -> None:
     for number, item_id in ledger.accepted.items():
         _reached_an_end(world, number, item_id)
     _nothing_is_left(world)
+    _tasks_fan_in(world)
     for number in ledger.handlings:
         _handled_once(world, number)
         _kept_its_id(world, number)
+        if not ledger.lanes.forgives:
+            _stays_settled(world, number)
 
 
 def _nothing_is_left(world: World) -> None:
@@ -46,6 +59,19 @@ def _nothing_is_left(world: World) -> None:
     endless = [key for key, left in world.cloud.valkey.keys().items() if left is None]
     if endless:
         raise Violation(f"{endless[0].decode()} is left without a time to live")
+
+
+def _tasks_fan_in(world: World) -> None:
+    """However many ask for a task, one is created, as long as its name is kept."""
+    if world.plan.has("names kept otherwise"):
+        return
+    seen: set[tuple[object, ...]] = set()
+    for task in world.cloud.tasks.created:
+        fields = json.loads(task.body)
+        what = tuple(value for name, value in sorted(fields.items()) if name != "due")
+        if what in seen:
+            raise Violation(f"{task.task_id} was created though there was one: {fields}")
+        seen.add(what)
 
 
 def _everybody_was_answered(world: World) -> None:
@@ -77,16 +103,23 @@ def _reached_an_end(world: World, number: int, item_id: str) -> None:
 
 
 def _kept_its_id(world: World, number: int) -> None:
-    """An item is run under the id that its caller was told.
-
-    One exception: a create whose answer was lost may have been read and settled by the time that it
-    is repeated. Its writer cannot tell it from another's, and hands the items over again.
-    """
+    """An item is run under the id that its caller was told."""
     accepted = world.ledger.accepted.get(number)
     for handling in world.ledger.handlings[number]:
         other = accepted is not None and handling.item_id != accepted
-        if other and not world.plan.has(*LOST_CREATES):
+        if other and not _loses_creates(world):
             raise Violation(f"item {number}, accepted as {accepted}, was run as {handling.item_id}")
+
+
+def _stays_settled(world: World, number: int) -> None:
+    """What has left the store is not handled by a request that begins after that."""
+    for handling in world.ledger.handlings[number]:
+        settled = world.ledger.settled.get(handling.item_id, math.inf)
+        if handling.delivery.began > settled and not _loses_creates(world):
+            raise Violation(
+                f"item {number} ({handling.item_id}) was settled at {settled:.3f}, and handled "
+                f"again at {handling.began:.3f} by {handling.delivery.name}"
+            )
 
 
 def _handled_once(world: World, number: int) -> None:
@@ -106,7 +139,7 @@ def _excused(world: World, first: Handling, second: Handling) -> bool:
     return bool(
         any(each.delivery.troubles for each in both)
         or any(each.item_id in world.ledger.moved for each in both)
-        or first.item_id != second.item_id  # see _kept_its_id
+        or _loses_creates(world)
         or world.plan.has("dispatched twice", "names kept otherwise")
         or any(_overlap(first, other) for other in world.ledger.handlings[first.number])
     )

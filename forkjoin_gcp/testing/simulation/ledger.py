@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 
 from forkjoin_gcp.items import DeadLetter
-from forkjoin_gcp.ports import Found
+from forkjoin_gcp.ports import Change, Found
 from forkjoin_gcp.testing.simulation.network import Witness
 
 
@@ -91,6 +91,8 @@ class LaneBook:
             self._fenced[keys[0]] = max(self._fenced.get(keys[0], 0), int(args[2]))
         if script.endswith("reserve") and isinstance(reply, list):
             index, start = map(int, (reply[-1] if script != "reserve" else reply)[:2])
+            if index < (floor := int(args[1])):
+                raise Violation(f"index {index} was given to a process that had seen {floor}")
             self._reserved(keys[0], index, start, int(args[-3]))
 
     def _reserved(self, lane: bytes, index: int, start: int, count: int) -> None:
@@ -113,8 +115,19 @@ class Ledger:
     refused: dict[int, Exception] = field(default_factory=dict)
     handlings: dict[int, list[Handling]] = field(default_factory=dict)
     moved: set[str] = field(default_factory=set)
+    settled: dict[str, float] = field(default_factory=dict)
+    """When a worker was told that an item has left the store, by item id."""
     deliveries: list[Delivery] = field(default_factory=list)
     lanes: LaneBook = field(default_factory=lambda: LaneBook())
+
+    def settle(self, change: Change, now: float) -> None:
+        """A worker was told that ``change`` was made."""
+        segment = change.found.segment
+        if segment is not None:
+            left = {item.position for item in change.left.items} if change.left else set()
+            for item in segment.items:
+                if item.position not in left:
+                    self.settled.setdefault(segment.item_id(item), now)
 
     def accept(self, number: int, item_id: str) -> None:
         self.accepted[number] = item_id

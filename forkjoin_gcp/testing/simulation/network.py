@@ -84,13 +84,11 @@ class Network:
         """
         answered: asyncio.Future[Any] = self._loop.create_future()
         _Call(self, link, what, action, answered, seconds)
-        if seconds is None:
-            return await answered
         try:
             async with asyncio.timeout(seconds):
                 return await answered
-        except TimeoutError:
-            self.trouble(f"{link.name} timeout")
+        except OSError as error:
+            self.trouble(f"{link.name}: {type(error).__name__}")
             raise
 
     def trouble(self, what: str) -> None:

@@ -117,6 +117,8 @@ def draw_plan(seed: int, *, wanted: tuple[str, ...] = ()) -> Plan:
     settings = _draw_settings(random)
     sweeps = random.random() < 0.4 or any(fault in SWEPT_FAULTS for fault in wanted)
     known = [*FAULTS, *(SWEPT_FAULTS if sweeps else ())]
+    if any(fault in LOSING_FAULTS for fault in wanted):
+        settings["storage"] = "firestore"
     if settings["storage"] == "memorystore":
         known = [fault for fault in known if fault not in LOSING_FAULTS]
     count = random.choice((0, 1, 1, 2, 2, 3, 3, 4, 6))

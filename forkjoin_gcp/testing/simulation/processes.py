@@ -22,7 +22,7 @@ from forkjoin_gcp.gcp.memorystore_store import MemorystoreStore
 from forkjoin_gcp.handlers import Handler, ItemHandler, Outcome, Run
 from forkjoin_gcp.items import Item, PayloadCodec, Segment
 from forkjoin_gcp.names import CLOCK_LANE, MAX_POSITIONS, Batch, Lane
-from forkjoin_gcp.ports import Counters, Found, KeyRange, Ports, WorkStore
+from forkjoin_gcp.ports import Change, Counters, Found, KeyRange, Ports, WorkStore
 from forkjoin_gcp.reader import Reader
 from forkjoin_gcp.sweeper import Sweeper
 from forkjoin_gcp.tasks import RootTask, parse_task
@@ -76,7 +76,7 @@ class Cloud:
             self._watch,
         )
         store = self._store(client, counters)
-        _observe_moves(store, self.ledger)
+        _observe(store, self.ledger, self.loop)
         scheduler = SimulatedScheduler(self.tasks, self.network, self.to_tasks)
         ports = Ports(MemorystoreIndex(client, self.config, counters), store, scheduler, clock)
         weakened: Ports = self.defence.patch_ports(ports)
@@ -116,17 +116,25 @@ class SkewedClock:
         return START + self.loop.time() + self.skew
 
 
-def _observe_moves(store: WorkStore, ledger: Ledger) -> None:
-    """Tell the ledger of items that are about to move."""
-    move = store.move
+def _observe(store: WorkStore, ledger: Ledger, loop: SimulatedLoop) -> None:
+    """Tell the ledger of items that are about to move, and of those that were settled."""
+    move, settle = store.move, store.settle
 
-    async def observed(
+    async def observed_move(
         batch: Batch, found: Found, target: Batch, pieces: Sequence[Segment]
     ) -> bool:
         ledger.moved.update(piece.item_id(item) for piece in pieces for item in piece.items)
         return await move(batch, found, target, pieces)
 
-    store.move = observed  # type: ignore[method-assign]
+    async def observed_settle(batch: Batch, changes: Sequence[Change]) -> list[bool]:
+        applied = await settle(batch, changes)
+        for change, done in zip(changes, applied, strict=True):
+            if done:
+                ledger.settle(change, loop.time())
+        return applied
+
+    store.move = observed_move  # type: ignore[method-assign]
+    store.settle = observed_settle  # type: ignore[method-assign]
 
 
 class EnqueuingService:
