@@ -7,6 +7,7 @@ import json
 import math
 from typing import TYPE_CHECKING
 
+from forkjoin_gcp.errors import QueueFull
 from forkjoin_gcp.testing.simulation.ledger import Handling, Ledger, Violation
 
 if TYPE_CHECKING:
@@ -81,6 +82,9 @@ def _everybody_was_answered(world: World) -> None:
             raise Violation(f"a caller in {process} was never answered")
         if task.done() and not task.cancelled() and (error := task.exception()):
             raise error
+    for number, error in ledger.refused.items():
+        if not world.plan.faults and not isinstance(error, QueueFull):
+            raise Violation(f"item {number} was refused, and nothing went wrong: {error!r}")
     for number in ledger.offered:
         if number in ledger.accepted and number in ledger.refused:
             raise Violation(f"item {number} was accepted and refused")

@@ -35,7 +35,7 @@ class Defence:
 
     name: str
     what: str
-    patch_lua: Callable[[str], str] = _same
+    patch_lua: Callable[[bytes], bytes] = _same
     patch_ports: Callable[[Ports], Ports] = _same
     patch_firestore: Callable[[Any], None] = _same
     patches: tuple[Patch, ...] = ()
@@ -45,11 +45,11 @@ class Defence:
 NONE = Defence("", "nothing is taken away")
 
 
-def _replacing(text: str, instead: str) -> Callable[[str], str]:
+def _replacing(text: str, instead: str) -> Callable[[bytes], bytes]:
     """Replace a part of whatever script has it."""
 
-    def patch(script: str) -> str:
-        return script.replace(text, instead)
+    def patch(script: bytes) -> bytes:
+        return script.replace(text.encode(), instead.encode())
 
     return patch
 

@@ -17,6 +17,10 @@ class ReplyError(Exception):
     """An error reply, as ``ERR unknown command``."""
 
 
+class UnknownScriptError(ReplyError):
+    """NOSCRIPT: a script that was asked for by its digest, and never sent."""
+
+
 class Status(str):
     """A status reply, as ``OK``."""
 

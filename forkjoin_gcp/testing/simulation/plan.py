@@ -148,7 +148,10 @@ def draw_plan(seed: int, *, wanted: tuple[str, ...] = ()) -> Plan:
 def _draw_settings(random: Random) -> dict[str, Any]:
     batch_size = random.choice((1, 2, 4, 4, 7))
     writer_timeout = random.choice((0.3, 1.0, 2.0))
+    roomy = {"max_pending_items": 100_000, "enqueue_timeout": 30.0}
+    narrow = {"max_pending_items": 5, "enqueue_timeout": random.choice((0.0, 0.5, 30.0))}
     return {
+        **random.choice((roomy, roomy, roomy, narrow)),
         "batch_period": random.choice((0, 0.1, 0.3, 0.5)),
         "batch_size": batch_size,
         "max_batch_items": batch_size * random.choice((1, 3, 50)),

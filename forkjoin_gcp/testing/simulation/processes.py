@@ -165,6 +165,8 @@ class EnqueuingService:
             ids = await self.writer.put([json.dumps({"n": n}) for n in numbers])
         except ForkJoinError as error:
             trace(self.process, "is refused", *numbers, type(error).__name__)
+            if type(error) is ServiceError:  # what the writer did not expect
+                raise
             for number in numbers:
                 ledger.refused[number] = error
         else:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import copy
+import hashlib
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -15,7 +16,13 @@ from fnmatch import fnmatchcase
 from random import Random
 from typing import Any
 
-from forkjoin_gcp.testing.simulation.lua import LuaScripts, ReplyError, Status, shared_scripts
+from forkjoin_gcp.testing.simulation.lua import (
+    LuaScripts,
+    ReplyError,
+    Status,
+    UnknownScriptError,
+    shared_scripts,
+)
 
 OK = Status("OK")
 Hash = dict[bytes, bytes]
@@ -42,6 +49,7 @@ class SimulatedValkey:
         self._clock = clock
         self._random = random
         self._scripts = scripts or shared_scripts()
+        self.scripts: dict[str, bytes] = {}
         self._keys: dict[bytes, Entry] = {}
         self._blocked: dict[bytes, deque[asyncio.Future[Any]]] = {}
         self._commands: dict[str, Callable[[Sequence[bytes]], Any]] = {
@@ -69,6 +77,7 @@ class SimulatedValkey:
     def fail_over(self, replica: dict[bytes, Entry]) -> None:
         """The replica is primary from now on; who was blocked is told nothing."""
         self._keys = replica
+        self.scripts.clear()
         self._blocked.clear()
         self.replication_id = self._new_replication_id()
 
@@ -102,6 +111,15 @@ class SimulatedValkey:
             return command(words[1:])
         except (IndexError, ValueError):
             raise ReplyError(f"ERR wrong number of arguments for '{name.lower()}'") from None
+
+    def know(self, script: bytes | str) -> bytes:
+        """The text of a script that is sent, or asked for by its digest. Raises ReplyError."""
+        if isinstance(script, bytes):
+            self.scripts[hashlib.sha1(script, usedforsecurity=False).hexdigest()] = script
+            return script
+        if script not in self.scripts:
+            raise UnknownScriptError("NOSCRIPT No matching script")
+        return self.scripts[script]
 
     def evaluate(self, text: bytes, keys: Sequence[bytes], args: Sequence[bytes]) -> Any:
         """Run a script. It may touch the keys it was given, and no other. Raises ReplyError."""

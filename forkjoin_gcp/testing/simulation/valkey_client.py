@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import functools
 import re
-from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
+from forkjoin_gcp.gcp import scripts
+from forkjoin_gcp.testing.simulation.lua import UnknownScriptError
 from forkjoin_gcp.testing.simulation.network import Link, Network
 from forkjoin_gcp.testing.simulation.valkey import SimulatedValkey
 
-Patch = Callable[[str], str]
+_scripts: Any = scripts
+
+Patch = Callable[[bytes], bytes]
 
 Watch = Callable[[str, Sequence[bytes], Sequence[bytes], Any], None]
 """Is told of each script when it has run: its name, keys, arguments and reply."""
@@ -40,22 +45,30 @@ class SimulatedValkeyClient:
         self._patch = patch
         self._watch = watch
 
-    def register_script(self, text: str) -> Callable[..., Awaitable[Any]]:
-        patched = self._patch(text).encode()
-        what = "+".join(re.findall(r"\b(\w+)\(", text.rstrip().rpartition("\n")[2])) or "script"
+    async def eval(self, text: str, key_count: int, *words: Any) -> Any:
+        return await self._run(text.encode(), key_count, words)
 
-        async def run(keys: Sequence[Any] = (), args: Sequence[Any] = (), **_: Any) -> Any:
-            encoded = [_bytes(key) for key in keys], [_bytes(arg) for arg in args]
+    async def evalsha(self, digest: str, key_count: int, *words: Any) -> Any:
+        """Raises redis-py's NoScriptError where the server does not know the script."""
+        try:
+            return await self._run(digest, key_count, words)
+        except UnknownScriptError as error:
+            raise _scripts.NoScriptError(str(error)) from error
 
-            def evaluate() -> Any:
-                reply = self._server.evaluate(patched, *encoded)
-                if self._watch is not None:
-                    self._watch(what, *encoded, reply)
-                return reply
+    async def _run(self, script: bytes | str, key_count: int, words: Sequence[Any]) -> Any:
+        """Run a script that is given as its text, or as its digest."""
+        encoded = [_bytes(word) for word in words]
+        keys, args = encoded[:key_count], encoded[key_count:]
 
-            return await self._call(what, evaluate)
+        def evaluate() -> Any:
+            text = self._server.know(script)
+            reply = self._server.evaluate(self._patch(text), keys, args)
+            if self._watch is not None:
+                self._watch(name_of(text), keys, args, reply)
+            return reply
 
-        return run
+        known = script if isinstance(script, bytes) else self._server.scripts.get(script, b"")
+        return await self._call(name_of(known), evaluate)
 
     async def blpop(self, keys: Sequence[str], timeout: float) -> Any:  # noqa: ASYNC109
         (key,) = (_bytes(key) for key in keys)
@@ -98,6 +111,13 @@ class SimulatedValkeyClient:
 
     async def _call(self, what: str, action: Callable[[], Any]) -> Any:
         return await self._network.call(self._link, what, action, self._timeout)
+
+
+@functools.cache
+def name_of(text: bytes) -> str:
+    """What a script does, from its last line, as ``release+reserve``."""
+    last = text.rstrip().rpartition(b"\n")[2].decode()
+    return "+".join(re.findall(r"\b(\w+)\(", last)) or "script"
 
 
 def _bytes(word: Any) -> bytes:
