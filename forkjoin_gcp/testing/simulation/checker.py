@@ -8,7 +8,9 @@ import math
 from typing import TYPE_CHECKING
 
 from forkjoin_gcp.errors import QueueFull
-from forkjoin_gcp.testing.simulation.ledger import Handling, Ledger, Violation
+from forkjoin_gcp.names import CLOCK_LANE
+from forkjoin_gcp.testing.simulation.ledger import Behaviour, Handling, Ledger, Violation
+from forkjoin_gcp.testing.simulation.plan import LOSING_FAULTS
 
 if TYPE_CHECKING:
     from forkjoin_gcp.testing.simulation.world import World
@@ -35,6 +37,7 @@ def check(world: World) -> None:
     for number, item_id in ledger.accepted.items():
         _reached_an_end(world, number, item_id)
     _nothing_is_left(world)
+    _dead_for_a_reason(world)
     _tasks_fan_in(world)
     for number in ledger.handlings:
         _handled_once(world, number)
@@ -127,33 +130,59 @@ def _stays_settled(world: World, number: int) -> None:
 
 
 def _handled_once(world: World, number: int) -> None:
-    """Twice only where something went wrong in the sight of one of the requests, or it moved."""
-    successes = world.ledger.successes(number)
-    for first, second in itertools.pairwise(successes):
-        if not _excused(world, first, second):
+    """Not twice, nor twice at once, unless something went wrong that allows for it."""
+    tries = world.ledger.handlings[number]
+    for first, second in itertools.combinations(tries, 2):
+        if first.delivery is second.delivery:
+            raise Violation(f"item {number} was run twice by {first.delivery.name}")
+        beside = first.began < second.until and second.began < first.until
+        twice = first.outcome == second.outcome == "succeed"
+        if (beside or twice) and not _excused(world, first, second):
+            how = "beside itself" if beside else "twice"
             raise Violation(
-                f"item {number} ({first.item_id}) was handled twice, and nothing went wrong: "
+                f"item {number} ({first.item_id}) was handled {how}, and nothing went wrong: "
                 f"{first.delivery.name} in {first.delivery.function} at {first.began:.3f}, "
                 f"{second.delivery.name} in {second.delivery.function} at {second.began:.3f}"
             )
 
 
 def _excused(world: World, first: Handling, second: Handling) -> bool:
+    """Whether two tries could be: a lease, or the answer to a settling, was lost.
+
+    It need not have been one of these two requests': one that was stalled may come back and settle
+    a segment that another has in hand. Or the item moved while it was tried. A clock batch that is
+    planned again may be cut otherwise.
+    """
     both = (first, second)
-    return bool(
+    batches = {each.item_id.rpartition("-")[0] for each in both}
+    return (
         any(each.delivery.troubles for each in both)
+        or any(
+            each.troubles and any(batch in each.name for batch in batches)
+            for each in world.ledger.deliveries
+        )
         or any(each.item_id in world.ledger.moved for each in both)
+        or world.plan.has(*LOSING_FAULTS)
         or _loses_creates(world)
-        or world.plan.has("dispatched twice", "names kept otherwise")
-        or any(_overlap(first, other) for other in world.ledger.handlings[first.number])
+        or any(f"-{CLOCK_LANE}-" in each.delivery.name for each in both)
     )
 
 
-def _overlap(one: Handling, other: Handling) -> bool:
-    """Whether two requests had the same item at the same time."""
-    if one.delivery is other.delivery:
-        return False
-    ends = [
-        math.inf if each.delivery.ended is None else each.delivery.ended for each in (one, other)
-    ]
-    return one.delivery.began < ends[1] and other.delivery.began < ends[0]
+def _dead_for_a_reason(world: World) -> None:
+    """Nothing is a dead letter but for what its handler did."""
+    for letter in world.remains.dead.values():
+        number = json.loads(letter.payload)["n"]
+        tries = world.ledger.handlings.get(number, [])
+        behaviour = world.plan.behaviours.get(number, Behaviour())
+        failures = [each for each in tries if each.outcome != "succeed"]
+        allowed = {
+            "rejected": any(each.outcome == "reject" for each in tries),
+            "attempts": len(failures) >= world.cloud.config.max_attempts,
+            "crashed": "kill" in (*behaviour.tries, behaviour.always)
+            or world.plan.has("function crash", "function stall"),
+        }
+        if not allowed.get(letter.reason):
+            raise Violation(
+                f"item {number} is a dead letter ({letter.reason}: {letter.error}) after "
+                f"{', '.join(each.outcome for each in tries) or 'no try'}"
+            )

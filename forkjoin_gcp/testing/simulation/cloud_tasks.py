@@ -11,10 +11,11 @@ from forkjoin_gcp.ports import TaskRequest
 from forkjoin_gcp.testing.simulation.loop import SimulatedLoop
 from forkjoin_gcp.testing.simulation.network import Link, Network, Trace
 
-MIN_BACKOFF, MAX_BACKOFF = 0.1, 4.0
+MIN_BACKOFF, MAX_BACKOFF = 0.5, 4.0
 """Seconds before the first retry of a task, and at most."""
 
-DONE = 200
+DONE, BUSY, FAILED = 200, 409, 503
+"""The join endpoint's answers."""
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -51,6 +52,17 @@ class Handling:
     began: float
     ended: float | None = None
     outcome: str = ""
+
+    def end(self, outcome: str, now: float) -> None:
+        """It is over: of several who say so, the first is right."""
+        if self.ended is None:
+            self.ended, self.outcome = now, outcome
+
+    @property
+    def until(self) -> float:
+        """When nothing of it ran any more, at the latest."""
+        ends = (self.ended, self.delivery.ended)
+        return min((end for end in ends if end is not None), default=math.inf)
 
 
 @dataclass

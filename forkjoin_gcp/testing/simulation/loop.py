@@ -148,6 +148,9 @@ class SimulatedLoop(asyncio.BaseEventLoop):
         self._make_ready(handle)
         return handle
 
+    call_soon_threadsafe = call_soon
+    """All is on one thread."""
+
     def call_later(
         self,
         delay: float,

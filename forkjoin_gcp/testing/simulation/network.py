@@ -88,12 +88,11 @@ class Network:
             async with asyncio.timeout(seconds):
                 return await answered
         except OSError as error:
-            self.trouble(f"{link.name}: {type(error).__name__}")
+            self.trouble(witness.get(None), f"{link.name}: {type(error).__name__}")
             raise
 
-    def trouble(self, what: str) -> None:
-        """Something went wrong in the sight of the running work."""
-        seen = witness.get(None)
+    def trouble(self, seen: Witness | None, what: str) -> None:
+        """Something went wrong in the sight of some work."""
         if seen is not None:
             seen.troubles.append(what)
 
@@ -104,7 +103,7 @@ class Network:
 class _Call:
     """One request and its answer on their way."""
 
-    __slots__ = ("action", "answered", "fate", "link", "network", "what", "who")
+    __slots__ = ("action", "answered", "fate", "link", "network", "seen_by", "what", "who")
 
     def __init__(
         self,
@@ -121,13 +120,14 @@ class _Call:
         self.action = action
         self.answered = answered
         self.who = current_process().name
+        self.seen_by = witness.get(None)
         self.fate = self._draw()
         delay = network.latency(link)
         if self.fate == "slow":
             longest = 1.0 if seconds is None else seconds * (3 if link.late_requests else 0.3)
             delay += network._random.uniform(0.0, longest)
         if self.fate:
-            network.trouble(f"{link.name} {self.fate}")
+            network.trouble(self.seen_by, f"{link.name} {self.fate}")
             network._trace(self.who, link.name, what, self.fate)
         if self.fate != "lost request":
             network.on_their_way += 1
@@ -153,6 +153,8 @@ class _Call:
     def _arrive(self) -> None:
         network, link = self.network, self.link
         network.on_their_way -= 1
+        if link.silent or link.refusing:
+            network.trouble(self.seen_by, f"{link.name} away")
         if link.silent:
             network._trace(self.who, link.name, self.what, "into silence")
             return

@@ -97,6 +97,7 @@ class Plan:
     skew: float = 0.0
     sweeps: bool = False
     tombstone: float = 3600.0
+    lease_seconds: float = 1.0
 
     def has(self, *faults: str) -> bool:
         return any(fault in self.faults for fault in faults)
@@ -140,6 +141,7 @@ def draw_plan(seed: int, *, wanted: tuple[str, ...] = ()) -> Plan:
         _draw_events(plan, kind, random)
     plan.skew = random.choice((0.05, 1.0, 4.0)) if plan.has("clocks apart") else 0.0
     plan.settings["max_clock_skew"] = plan.skew
+    plan.lease_seconds = random.choice((1.0, 1.0, 3.0))
     if plan.has("names kept otherwise"):
         plan.tombstone = random.choice((0.0, 0.0, 2.0, 1e9))
     return plan
@@ -161,6 +163,7 @@ def _draw_settings(random: Random) -> dict[str, Any]:
         "acquire_timeout": random.choice((0.1, 0.5)),
         "acquire_attempts": random.choice((1, 3)),
         "concurrency": random.choice((1, 4)),
+        "crash_limit": random.choice((1, 2, 3)),
         "max_attempts": random.choice((1, 2, 4)),
         "retry_min_backoff": random.choice((0.0, 0.5)),
         "retry_max_backoff": random.choice((0.5, 2.0)),
@@ -195,6 +198,7 @@ def _draw_behaviours(plan: Plan, random: Random) -> None:
                 )
             if plan.has("handlers kill") and random.random() < 0.1:
                 tries = (*tries, "kill")
+                always = random.choice(("", "kill"))
             if tries or slow:
                 seconds = random.uniform(0.0, slow)
                 plan.behaviours[number] = Behaviour(tries, always, seconds)

@@ -27,11 +27,19 @@ from forkjoin_gcp.reader import Reader
 from forkjoin_gcp.sweeper import Sweeper
 from forkjoin_gcp.tasks import RootTask, parse_task
 from forkjoin_gcp.testing.simulation.cloud_tasks import (
+    BUSY,
     DONE,
     SimulatedCloudTasks,
     SimulatedScheduler,
 )
-from forkjoin_gcp.testing.simulation.ledger import Behaviour, Delivery, Ledger, Remains, Violation
+from forkjoin_gcp.testing.simulation.ledger import (
+    Behaviour,
+    Delivery,
+    Handling,
+    Ledger,
+    Remains,
+    Violation,
+)
 from forkjoin_gcp.testing.simulation.loop import Process, SimulatedLoop
 from forkjoin_gcp.testing.simulation.network import Link, Network, Trace, witness
 from forkjoin_gcp.testing.simulation.valkey import SimulatedValkey
@@ -63,6 +71,7 @@ class Cloud:
     to_firestore: Link
     to_tasks: Link
     to_join: Link
+    lease_seconds: float
     defence: Any
 
     def ports(self, clock: SkewedClock, counters: Counters) -> Ports:
@@ -263,7 +272,14 @@ class JoinFunction:
         codec: PayloadCodec[Any] = PayloadCodec(dict[str, Any])
         handler: ItemHandler[Any] = ItemHandler(self._handle, cloud.config.concurrency)
         runner = LoopRunner(handler, cloud.config.dispatch_deadline)
-        self.worker = Worker(cloud.config, ports, self.counters, codec, runner)
+        self.worker = Worker(
+            cloud.config,
+            ports,
+            self.counters,
+            codec,
+            runner,
+            lease_seconds=cloud.lease_seconds,
+        )
         self.reader = Reader(cloud.config, ports, self.counters, self.worker)
 
     def begin(self, body: bytes, delivery: Delivery) -> asyncio.Future[int]:
@@ -277,6 +293,7 @@ class JoinFunction:
         """Whoever waits for an answer sees the connection end."""
         for delivery, answered in self.open.items():
             delivery.troubles.append("crash")
+            delivery.ended = self.cloud.loop.time()
             if not answered.done():
                 answered.set_result(503)
         self.open.clear()
@@ -293,7 +310,7 @@ class JoinFunction:
                 await self.worker.run(task, self.cloud.loop.time())
             status = DONE
         except ChunkBusy:
-            status = 409
+            status = BUSY
         except ServiceError as error:
             self.cloud.trace(self.process, "fails", delivery.name, type(error).__name__)
         delivery.ended = self.cloud.loop.time()
@@ -309,7 +326,14 @@ class JoinFunction:
         handling = ledger.begin(item.id, number, delivery_here.get(), cloud.loop.time())
         behaviour = ledger.behaviours.get(number, Behaviour())
         cloud.trace(self.process, "handles", item.id, number, "attempt", item.attempt)
-        await asyncio.sleep(behaviour.seconds)
+        try:
+            await asyncio.sleep(behaviour.seconds)
+            await self._do(item.payload["n"], behaviour, handling)
+        finally:  # also where it is cancelled
+            handling.end("cut short", cloud.loop.time())
+
+    async def _do(self, number: int, behaviour: Behaviour, handling: Handling) -> None:
+        cloud, ledger = self.cloud, self.cloud.ledger
         what = behaviour.of_try(len(ledger.handlings[number]))
         if what == "kill":
             cloud.trace(self.process, "is killed by", number)
@@ -317,8 +341,7 @@ class JoinFunction:
             await cloud.loop.create_future()
         if what == "hang":
             await cloud.loop.create_future()
-        handling.ended = cloud.loop.time()
-        handling.outcome = what
+        handling.end(what, cloud.loop.time())
         if what == "fail":
             raise RuntimeError("fails")
         if what == "retry":

@@ -16,7 +16,7 @@ from forkjoin_gcp.config import QueueConfig
 from forkjoin_gcp.emulators.firestore_embedded.direct import DirectFirestore
 from forkjoin_gcp.ports import TaskRequest
 from forkjoin_gcp.testing.simulation.checker import check
-from forkjoin_gcp.testing.simulation.cloud_tasks import SimulatedCloudTasks, TaskFaults
+from forkjoin_gcp.testing.simulation.cloud_tasks import FAILED, SimulatedCloudTasks, TaskFaults
 from forkjoin_gcp.testing.simulation.defences import NONE, Defence
 from forkjoin_gcp.testing.simulation.ledger import Delivery, Ledger, Remains, Violation
 from forkjoin_gcp.testing.simulation.loop import EndlessError, Process, SimulatedLoop
@@ -91,6 +91,7 @@ class World:
             to_firestore=Link("firestore", 0.01, late_requests=plan.has("firestore writes late")),
             to_tasks=Link("tasks", 0.005),
             to_join=Link("join", 0.005),
+            lease_seconds=plan.lease_seconds,
             defence=defence,
         )
         cloud.tasks.deliver = self._deliver
@@ -225,7 +226,7 @@ class World:
         delivery = Delivery(name=f"{task.task_id} #{tried}", began=self.loop.time())
         witness.set(delivery)
         if not there:
-            return 503
+            return FAILED
         function = self.random.choice(there)
         delivery.function = function.process.name
         self.ledger.deliveries.append(delivery)
@@ -237,7 +238,7 @@ class World:
                 task.dispatch_deadline,
             )
         except OSError:
-            return 503
+            return FAILED
         return status
 
     def _begin(self, function: JoinFunction, task: TaskRequest, delivery: Delivery) -> Any:
