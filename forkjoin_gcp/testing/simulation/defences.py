@@ -13,9 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+from forkjoin_gcp import worker
 from forkjoin_gcp.gcp.firestore import FirestoreStore
 from forkjoin_gcp.holds import ClockHold
+from forkjoin_gcp.isolation import Presence
 from forkjoin_gcp.items import Segment
+from forkjoin_gcp.leases import Held
 from forkjoin_gcp.names import Batch, Lane
 from forkjoin_gcp.ports import Ports, Release, TaskRequest
 from forkjoin_gcp.tasks import RootTask
@@ -144,6 +147,14 @@ async def _own_nonces(_: object, _batch: Batch, segments: Sequence[Segment]) -> 
     return {segment.first: segment.nonce for segment in segments}
 
 
+async def _never(*_: object) -> None:
+    return
+
+
+async def _at_once(*_: object) -> bool:
+    return True
+
+
 async def _see_nothing(*_: object) -> list[Any]:
     return []
 
@@ -235,6 +246,36 @@ DEFENCES = {
             "the root of a clock batch waits for writers and skew",
             patch_ports=_clock_roots_at_once,
             faults=("memorystore away",),
+        ),
+        Defence(
+            "lease",
+            "a chunk is run by one delivery at a time",
+            patch_lua=_replacing("found[1] and found[1] ~= token and left_ms > 0", "false"),
+            faults=("dispatched twice",),
+        ),
+        Defence(
+            "renewal",
+            "a lease lasts as long as the run",
+            patches=((Held, "_renew", _never),),
+            faults=("dispatched twice",),
+        ),
+        Defence(
+            "crash isolation",
+            "a chunk whose runs vanish is split, until the item that kills is alone",
+            patches=((worker, "plan_cut", lambda *_: None),),
+            faults=("handlers kill",),
+        ),
+        Defence(
+            "quarantine",
+            "of a lane's suspects one runs at a time",
+            patch_lua=_replacing("if other and other ~= token then", "if false then"),
+            faults=("handlers kill",),
+        ),
+        Defence(
+            "process to itself",
+            "a last suspect runs with nothing else in its process",
+            patches=((Presence, "alone", _at_once),),
+            faults=("handlers kill",),
         ),
         Defence(
             "sweeper",

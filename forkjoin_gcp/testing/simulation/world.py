@@ -52,7 +52,7 @@ class World:
         self.services: list[EnqueuingService] = []
         self.functions: list[JoinFunction] = []
         self.calls: list[tuple[Process, asyncio.Task[None]]] = []
-        self.sweeper: SweepJob
+        self.sweeper: SweepJob | None = None
         self.remains = Remains()
         self._made = 0
         self.cloud = self._build(defence)
@@ -262,7 +262,8 @@ class World:
                 delivery.troubles.append("stall")
             self._stall(function.process, event.seconds)
         elif kind == "sweeper crash":
-            self._crash(self.sweeper.process, event.steps)
+            if self.sweeper is not None:
+                self._crash(self.sweeper.process, event.steps)
         elif kind == "memorystore away":
             self._take_away(cloud.to_valkey, event)
         elif kind == "firestore away":
