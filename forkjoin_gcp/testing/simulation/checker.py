@@ -28,6 +28,9 @@ def _loses_creates(world: World) -> bool:
     return world.plan.has(*(f"{store} {fault}" for fault in NOT_TOLD))
 
 
+LOST_LEASES = ("memorystore loses calls", "memorystore slow", "memorystore away")
+
+
 def check(world: World) -> None:
     """Raise Violation for the first thing that is not as it must be."""
     ledger = world.ledger
@@ -179,7 +182,8 @@ def _dead_for_a_reason(world: World) -> None:
             "rejected": any(each.outcome == "reject" for each in tries),
             "attempts": len(failures) >= world.cloud.config.max_attempts,
             "crashed": "kill" in (*behaviour.tries, behaviour.always)
-            or world.plan.has("function crash", "function stall"),
+            # A run that ended, and could not say so, counts as one that vanished.
+            or world.plan.has("function crash", "function stall", *LOST_LEASES),
         }
         if not allowed.get(letter.reason):
             raise Violation(

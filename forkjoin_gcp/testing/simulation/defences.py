@@ -228,6 +228,7 @@ DEFENCES = {
             "move precondition",
             "a segment is moved only if it is as it was read",
             patch_firestore=_forget_precondition("move"),
+            faults=("memorystore flushed", "memorystore evicts", "memorystore loses calls"),
         ),
         Defence(
             "second look",
@@ -263,12 +264,6 @@ DEFENCES = {
             "crash isolation",
             "a chunk whose runs vanish is split, until the item that kills is alone",
             patches=((worker, "plan_cut", lambda *_: None),),
-            faults=("handlers kill",),
-        ),
-        Defence(
-            "quarantine",
-            "of a lane's suspects one runs at a time",
-            patch_lua=_replacing("if other and other ~= token then", "if false then"),
             faults=("handlers kill",),
         ),
         Defence(
