@@ -22,7 +22,7 @@ MAX_PAYLOAD_BYTES = 900_000
 """A payload's encoded size, at most: a Firestore document holds 1 MiB (1,048,576 bytes) with its
 field names and the rest of the segment, and a segment holds at least one item."""
 
-LOCAL_HINT = "To use local services, run emulator-scripts/start and export what it prints."
+LOCAL_HINT = 'To use local services: forkjoin local up --detach, then eval "$(forkjoin local env)".'
 
 
 ORDERED = {
@@ -199,8 +199,8 @@ VARIABLES: dict[str, str] = {
 SETTINGS_VARIABLE = "FORKJOIN_SETTINGS"
 
 OTHER_VARIABLES = frozenset({"FORKJOIN_FIRESTORE", "FORKJOIN_QUEUE", SETTINGS_VARIABLE})
-"""``FORKJOIN_*`` variables that something other than Services reads (LocalServices,
-functions/main.py, and each queue)."""
+"""``FORKJOIN_*`` variables that something other than Services reads: LocalServices,
+functions/main.py and the command line, and each queue."""
 
 
 class Services(BaseModel):
@@ -250,7 +250,7 @@ class Services(BaseModel):
         description="where the keys that sign tokens are; Google's unless set (local services)",
     )
     allow_unauthenticated: bool = Field(
-        False, description="`true` lets anyone call the join endpoint; for tests only"
+        False, description="`true` lets anyone call the endpoints; for tests only"
     )
     firestore_emulator_host: str | None = Field(
         None, pattern=r"^[^/\s]+:\d+$", description="`host:port` of a Firestore emulator"

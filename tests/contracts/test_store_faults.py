@@ -395,7 +395,7 @@ def test_firestore_without_credentials_says_so(monkeypatch: pytest.MonkeyPatch) 
 
     async def run() -> None:
         store = FirestoreStore(Services(project="p"), Counters())
-        with pytest.raises(ConfigurationError, match=r"credentials.*emulator-scripts/start"):
+        with pytest.raises(ConfigurationError, match=r"credentials.*forkjoin local up"):
             await store.listing(a_batch(a_lane()))
         await store.close()
 

@@ -226,7 +226,7 @@ def test_unreachable_services_are_named_with_what_to_do(
     declare: Declare, storage: str, variable: str, value: str, error: type[Exception]
 ) -> None:
     queue = declare(storage=storage, acquire_attempts=1, elsewhere={variable: value})
-    with pytest.raises(error, match=rf"{variable}.*emulator-scripts/start"):
+    with pytest.raises(error, match=rf"{variable}.*forkjoin local up"):
         queue.enqueue({"n": 1})
 
 
@@ -256,6 +256,6 @@ def test_unreachable_cloud_tasks_defers_and_accepts(declare: Declare) -> None:
 def test_missing_project_is_named() -> None:
     with (
         ForkJoinQueue("feeds", services=Services()) as queue,
-        pytest.raises(ValueError, match=r"FORKJOIN_PROJECT.*emulator-scripts/start"),
+        pytest.raises(ValueError, match=r"FORKJOIN_PROJECT.*forkjoin local up"),
     ):
         queue.enqueue({})

@@ -110,7 +110,7 @@ def test_unknown_variables_are_reported(caplog: pytest.LogCaptureFixture) -> Non
 
 @pytest.mark.parametrize("field", ["project", "location", "memorystore", "join_url", "invoker"])
 def test_what_is_missing_is_named_with_how_to_get_it(field: str) -> None:
-    with pytest.raises(ConfigurationError, match=rf"{VARIABLES[field]}.*emulator-scripts/start"):
+    with pytest.raises(ConfigurationError, match=rf"{VARIABLES[field]}.*forkjoin local up"):
         Services().need(field)
 
 

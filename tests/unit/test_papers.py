@@ -28,11 +28,10 @@ from tests.unit.test_queue import Cloud
 
 ROOT = Path(__file__).parents[2]
 PACKAGE = ROOT / "forkjoin_gcp"
+PLACES = (".", "docs", "examples", "functions", "terraform")
 PAPERS = {
     str(path.relative_to(ROOT)): path.read_text("utf-8")
-    for path in sorted(
-        file for place in (".", "docs", "terraform") for file in ROOT.glob(f"{place}/*.md")
-    )
+    for path in sorted(file for place in PLACES for file in ROOT.glob(f"{place}/*.md"))
 }
 README, PROTOCOL = PAPERS["README.md"], PAPERS["docs/protocol.md"]
 CONFIGURATION = PAPERS["docs/configuration.md"]
@@ -355,3 +354,15 @@ def test_every_alarm_is_told_of() -> None:
 def test_the_doctors_checks_are_told_of() -> None:
     told = [row[0] for row in rows(PAPERS["docs/operations.md"], "## Deploy")]
     assert {name for cell in told for name in cell.split(", ")} == set(doctor.CHECKS)
+
+
+# The rooms of the house
+
+
+def test_every_room_is_told() -> None:
+    table = rows(PAPERS["CONTRIBUTING.md"], "## The rooms of the house")
+    told = {name.rstrip("/") for row in table for name in codes(row[0])}
+    modules = {str(path.relative_to(ROOT)) for path in PACKAGE.glob("[!_]*.py")}
+    rooms = {str(path.parent.relative_to(ROOT)) for path in PACKAGE.glob("*/__init__.py")}
+    assert {name for name in told if name.startswith("forkjoin_gcp/")} == modules | rooms
+    assert all((ROOT / name).exists() for name in told)
