@@ -58,7 +58,7 @@ class Lease:
     """A chunk's lease, granted.
 
     ``vanished`` runs of the chunk were begun before and came to no end: their process died, or
-    hung until their lease ran out. ``split``: the position at which the chunk was taken apart.
+    hung until their lease ran out. ``split``: the position at which the chunk was split.
     """
 
     vanished: int = 0

@@ -9,7 +9,7 @@
 --   token   whose the lease is
 --   until   when it runs out unless it is renewed: ms by the server's clock
 --   starts  runs that began, less those that came to an end
---   split   the position at which the chunk was taken apart, once it was
+--   split   the position at which the chunk was split, once it was
 --
 -- A run that ends in order leaves nothing, so what a run finds counted before its own start are
 -- runs that vanished with their process.
