@@ -5,6 +5,7 @@ Nothing here waits or does I/O. All methods belong to one event loop's thread.
 
 from __future__ import annotations
 
+import itertools
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -63,11 +64,8 @@ class Group:
 
     def __init__(self, slices: Sequence[Slice]) -> None:
         self.slices = slices
-        self.payloads = [
-            payload
-            for part in slices
-            for payload in part.submission.payloads[part.offset : part.offset + part.count]
-        ]
+        parts = [one.submission.payloads[one.offset : one.offset + one.count] for one in slices]
+        self.payloads = parts[0] if len(parts) == 1 else list(itertools.chain.from_iterable(parts))
 
     def part(self, start: int, count: int) -> Iterator[Slice]:
         """The slices that make up items ``start … start + count - 1`` of the group."""
@@ -119,14 +117,13 @@ class Pending:
         items = characters = 0
         while self._slices and items < self._max_items:
             piece = self._slices.popleft()
-            count = 0
             room = self._max_items - items
-            for payload in piece.submission.payloads[piece.offset : piece.offset + piece.count]:
-                characters += len(payload)
-                if count == room or (characters > MAX_GROUP_CHARACTERS and items + count):
-                    break
-                count += 1
+            texts = piece.submission.payloads[piece.offset : piece.offset + min(piece.count, room)]
+            count, size = len(texts), sum(map(len, texts))
+            if characters + size > MAX_GROUP_CHARACTERS:
+                count, size = self._fitting(texts, MAX_GROUP_CHARACTERS - characters, bool(items))
             items += count
+            characters += size
             if count:
                 taken.append(Slice(piece.submission, piece.offset, count))
             if count < piece.count:
@@ -134,3 +131,15 @@ class Pending:
                 self._slices.appendleft(rest)
                 break
         return Group(taken) if taken else None
+
+    def _fitting(self, texts: Sequence[str], room: int, may_be_none: bool) -> tuple[int, int]:
+        """How many of ``texts``, from the first, fit into ``room`` characters, and what they have.
+
+        The first is taken whatever it has, unless there ``may_be_none``.
+        """
+        size = 0
+        for count, text in enumerate(texts):
+            if size + len(text) > room and (count or may_be_none):
+                return count, size
+            size += len(text)
+        return len(texts), size

@@ -22,8 +22,8 @@ MAX_SEGMENT_BYTES = 950_000
 """Payload bytes of one segment, at most: what a Firestore document (1 MiB) holds beside its fields'
 names, its path, and 16 bytes or so an item for positions, attempts and due times."""
 
-SURVIVING_BYTES = 4_000
-"""A payload's encoded size up to which it can hold no integer that Python refuses to read (4,300
+SURVIVING_LENGTH = 4_000
+"""A payload's encoded length up to which it can hold no integer that Python refuses to read (4,300
 digits: sys.int_info.default_max_str_digits)."""
 
 ITEM_OVERHEAD_BYTES = 40
@@ -171,7 +171,7 @@ class PayloadCodec(Generic[P]):
             # the type does not raise when it is dumped but when it is read back.
             checked = adapter.validator.validate_python(payload)
             encoded = adapter.serializer.to_json(checked, by_alias=True, warnings=False)
-            if not self._survives or len(encoded) > SURVIVING_BYTES:
+            if not self._survives or len(encoded) > SURVIVING_LENGTH:
                 adapter.validator.validate_json(encoded)
         except (ValidationError, PydanticSerializationError, RecursionError) as error:
             raise InvalidPayload(f"payload is not a valid {self.name}: {_reason(error)}") from None
@@ -194,9 +194,12 @@ class PayloadCodec(Generic[P]):
             with contextlib.suppress(ValidationError, PydanticSerializationError, RecursionError):
                 check = self._adapter.validator.validate_python
                 dump = self._adapter.serializer.to_json
-                dumped = [dump(check(each), by_alias=True, warnings=False) for each in given]
-                if max(map(len, dumped)) <= SURVIVING_BYTES:
-                    return [each.decode() for each in dumped]
+                # Decoded one by one: memory used again is cheaper than memory asked for.
+                texts = [
+                    dump(check(each), by_alias=True, warnings=False).decode() for each in given
+                ]
+                if max(map(len, texts)) <= SURVIVING_LENGTH:
+                    return texts
         encoded = []
         for number, payload in enumerate(given):
             try:
@@ -314,9 +317,11 @@ def _cut(texts: Sequence[str]) -> list[tuple[int, int]]:
 
 def payload_bytes(texts: Sequence[str]) -> int:
     """What payloads take in a stored segment, at most."""
-    # Four bytes a character, one where all are ASCII, which a text knows of itself.
-    lengths = [len(text) if text.isascii() else 4 * len(text) for text in texts]
-    return sum(lengths) + ITEM_OVERHEAD_BYTES * len(lengths)
+    # Four bytes a character at most, one where all are ASCII, which a text knows of itself.
+    size = sum(map(len, texts))
+    if not all(map(str.isascii, texts)):
+        size = sum(len(text) if text.isascii() else 4 * len(text) for text in texts)
+    return size + ITEM_OVERHEAD_BYTES * len(texts)
 
 
 def _reason(error: Exception) -> str:
