@@ -93,7 +93,7 @@ def up(
     location: str,
     confirmed: bool,
 ) -> None:
-    """Start all three and print `export NAME=value` lines.
+    """Start all three and a dashboard, and print `export` lines.
 
     Runs until Ctrl-C, unless detached. With --detach, services that run already in the
     directory are taken as they are. Without --google or --embedded, a Firestore that
