@@ -95,7 +95,7 @@ class SimulatedCloudTasks:
         self._loop.spawn(self._loop.outside, self._try(task, tried))
         if self._random.random() < self.faults.duplicates:
             # At the same time, or when the first has long been answered.
-            wait = self._random.choice((0.0, self._random.uniform(0.0, 15.0)))
+            wait = self._random.uniform(0.0, self._random.choice((0.0, 3.0, 15.0)))
             self._trace("tasks", "duplicates", task.task_id)
             self._running += 1
             self._loop.outside_later(wait + self._delay(), self._duplicate, task, tried)

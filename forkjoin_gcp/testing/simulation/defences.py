@@ -22,7 +22,6 @@ from forkjoin_gcp.leases import Held
 from forkjoin_gcp.names import Batch, Lane
 from forkjoin_gcp.ports import Ports, Release, TaskRequest
 from forkjoin_gcp.tasks import RootTask
-from forkjoin_gcp.worker import Worker
 
 Patch = tuple[object, str, object]
 """An owner, the name of its attribute, and what is there instead."""
@@ -34,7 +33,10 @@ def _same(value: Any) -> Any:
 
 @dataclass(frozen=True)
 class Defence:
-    """One defence, and how to take it away. ``faults`` are in every world that looks for it."""
+    """One defence, and how to take it away.
+
+    ``faults`` are in every world that looks for it. ``sweeps`` says whether sweepers run.
+    """
 
     name: str
     what: str
@@ -43,6 +45,11 @@ class Defence:
     patch_firestore: Callable[[Any], None] = _same
     patches: tuple[Patch, ...] = ()
     faults: tuple[str, ...] = ()
+    sweeps: bool = True
+
+    def kept(self) -> Defence:
+        """The same worlds, with the defence in its place."""
+        return Defence(self.name, self.what, faults=self.faults)
 
 
 NONE = Defence("", "nothing is taken away")
@@ -155,10 +162,6 @@ async def _at_once(*_: object) -> bool:
     return True
 
 
-async def _see_nothing(*_: object) -> list[Any]:
-    return []
-
-
 DEFENCES = {
     defence.name: defence
     for defence in (
@@ -223,18 +226,13 @@ DEFENCES = {
             "settle precondition",
             "a segment is settled only if it is as it was read",
             patch_firestore=_forget_precondition("settle"),
+            faults=("dispatched twice", "memorystore evicts leases", "handlers fail"),
         ),
         Defence(
             "move precondition",
             "a segment is moved only if it is as it was read",
             patch_firestore=_forget_precondition("move"),
             faults=("memorystore flushed", "memorystore evicts", "memorystore loses calls"),
-        ),
-        Defence(
-            "second look",
-            "who loses a settling to another delivery sees to what is left",
-            patches=((Worker, "_look_again", _see_nothing),),
-            faults=("dispatched twice", "handlers fail"),
         ),
         Defence(
             "clock lane's end",
@@ -275,6 +273,7 @@ DEFENCES = {
         Defence(
             "sweeper",
             "what nobody works on is found",
+            sweeps=False,
         ),
         Defence(
             "swept names",

@@ -22,6 +22,7 @@ FAULTS = (
     "memorystore away",
     "memorystore flushed",
     "memorystore evicts",
+    "memorystore evicts leases",
     "memorystore fails over",
     "firestore loses calls",
     "firestore slow",
@@ -51,6 +52,7 @@ SWEPT_FAULTS = (
 LOSING_FAULTS = (
     "memorystore flushed",
     "memorystore evicts",
+    "memorystore evicts leases",
     "memorystore fails over",
     "failover unnoticed",
 )
@@ -225,6 +227,8 @@ def _draw_events(plan: Plan, kind: str, random: Random) -> None:
         plan.events += [Event(at(), kind, steps=random.randint(1, 30)) for _ in few]
     elif kind in ("memorystore flushed", "memorystore evicts"):
         plan.events += [Event(at(), kind) for _ in few]
+    elif kind == "memorystore evicts leases":
+        plan.events += [Event(at() * 2, kind) for _ in range(random.choice((3, 30)))]
     elif kind == "memorystore fails over":
         for _ in few:
             plan.events.append(Event(at(), kind, seconds=random.choice((0.0, 0.05, 0.5, 1.5))))

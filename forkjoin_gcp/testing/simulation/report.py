@@ -28,7 +28,8 @@ class Outcome:
 
 def run_seed(seed: int, defence: Defence = NONE) -> Outcome:
     """Run the world of one seed, with a defence taken away or none."""
-    world = World(draw_plan(seed, wanted=defence.faults), defence)
+    plan = draw_plan(seed, wanted=defence.faults)
+    world = World(plan, defence)
     failure = ""
     try:
         world.run()

@@ -66,7 +66,7 @@ class World:
 
         network = Network(loop, random, trace)
         faults = TaskFaults(
-            duplicates=0.2 if plan.has("dispatched twice") else 0.0,
+            duplicates=0.3 if plan.has("dispatched twice") else 0.0,
             delays=0.2 if plan.has("dispatched late") else 0.0,
             lost_tasks=0.2 if plan.has("tasks lost") else 0.0,
             tombstone=plan.tombstone,
@@ -159,7 +159,7 @@ class World:
             self.loop.call_at(call.at, self._enqueue, call.service, call.numbers)
         for event in plan.events:
             self.loop.call_at(event.at, self._happen, event)
-        if plan.sweeps and self.cloud.defence.name != "sweeper":
+        if plan.sweeps and self.cloud.defence.sweeps:
             for at in (0.0, 2.1, 4.4, 4.5):
                 self.loop.call_at(at, self._sweep)
         await asyncio.sleep(WORK_SECONDS)
@@ -168,7 +168,7 @@ class World:
         await self._rest()
         await self._close_services()
         await self._rest()
-        if plan.sweeps and self.cloud.defence.name != "sweeper":
+        if plan.sweeps and self.cloud.defence.sweeps:
             await self._sweep_to_the_end()
         self.remains = await SweepJob(self.cloud, "look").look()
         check(self)
@@ -274,7 +274,9 @@ class World:
             self.trace("memorystore", "is flushed")
             cloud.valkey.flush()
         elif kind == "memorystore evicts":
-            self._evict()
+            self._evict([self.random.choice([*cloud.valkey.keys(), b""])])
+        elif kind == "memorystore evicts leases":
+            self._evict([key for key in list(cloud.valkey.keys()) if b":chunk:" in key])
         elif kind == "memorystore fails over":
             replica = cloud.valkey.snapshot()
             self.loop.call_later(event.seconds, self._fail_over, replica)
@@ -309,10 +311,8 @@ class World:
 
         self.loop.call_later(event.seconds, come_back)
 
-    def _evict(self) -> None:
-        keys = list(self.cloud.valkey.keys())
-        if keys:
-            key = self.random.choice(keys)
+    def _evict(self, keys: list[bytes]) -> None:
+        for key in filter(None, keys):
             self.trace("memorystore", "evicts", key.decode())
             self.cloud.valkey.evict(key)
 
