@@ -2,7 +2,7 @@
 
 The handler notes what it handled in a file of its process's own in the directory HANDLED: one line
 "id number" an item, past any buffer, before it returns. Some items fail now and then, some always,
-some are refused, and one in a run kills its process each time.
+some are refused, and a few kill their process each time.
 """
 
 from __future__ import annotations
@@ -21,8 +21,9 @@ from forkjoin_gcp.config import Settings
 NAME = "pieces"
 HANDLED = "CHAOS_HANDLED"
 FAILING_SHARE = 0.01
-REFUSED, FAILING, POISON = 997, 1_499, 5_000
-"""Every so many-th item is refused by the handler, or fails in each try; the one is poison."""
+REFUSED, FAILING, POISON = 997, 1_499, 20_000
+"""Every so many-th item is refused by the handler, fails in each try, or kills its process."""
+FIRST_POISON = 5_000
 
 SETTINGS: Settings = {
     "batch_period": 0.3,
@@ -63,7 +64,7 @@ _ledger = _Ledger()
 async def handle(item: Item[Piece]) -> None:
     number = item.payload.number
     await asyncio.sleep(random.uniform(0.0, 0.02))
-    if number == POISON:
+    if number % POISON == FIRST_POISON:
         os.kill(os.getpid(), signal.SIGKILL)
     if number % REFUSED == 0:
         raise Reject("every so many-th is refused")

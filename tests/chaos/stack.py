@@ -23,7 +23,7 @@ from tests.chaos.pieces import HANDLED, NAME
 
 ROOT = Path(__file__).resolve().parents[2]
 READY_SECONDS = 60.0
-LOST_SHARE = 0.02
+LOST_SHARE = 0.05
 FAULTS: Mapping[str, Any] = {
     "deliver_twice": 0.05,
     "delay": {"probability": 0.1, "seconds": 2.0},
@@ -141,7 +141,17 @@ class Stack:
     def _threads(self, name: str) -> ChildProcess:
         return self._child(
             name,
-            *("-m", "gunicorn", "--workers", "1", "--threads", "64", "--timeout", "0"),
+            *(
+                "-m",
+                "gunicorn",
+                "--workers",
+                "1",
+                "--threads",
+                "64",
+                "--timeout",
+                "0",
+                "--no-control-socket",
+            ),
             *("--bind", f"127.0.0.1:{self._ports[name]}", "tests.chaos.service:app"),
         )
 
