@@ -2,7 +2,7 @@
 
 The handler notes what it handled in a file of its process's own in the directory HANDLED: one line
 "id number" an item, past any buffer, before it returns. Some items fail now and then, some always,
-some are refused, and a few kill their process each time.
+some are refused, and two kill their process each time.
 """
 
 from __future__ import annotations
@@ -21,9 +21,11 @@ from forkjoin_gcp.config import Settings
 NAME = "pieces"
 HANDLED = "CHAOS_HANDLED"
 FAILING_SHARE = 0.01
-REFUSED, FAILING, POISON = 997, 1_499, 20_000
-"""Every so many-th item is refused by the handler, fails in each try, or kills its process."""
-FIRST_POISON = 5_000
+REFUSED, FAILING = 997, 1_499
+"""Every so many-th item is refused by the handler, or fails in each try."""
+POISON = (8_000, 9_000)
+"""These kill their process. One takes minutes to be told from its neighbours, so they come early,
+and not at all in a short run."""
 
 SETTINGS: Settings = {
     "batch_period": 0.3,
@@ -33,6 +35,7 @@ SETTINGS: Settings = {
     "retry_min_backoff": 0.2,
     "retry_max_backoff": 1.0,
     "dispatch_deadline": 30,
+    "sweep_after": 90,
 }
 
 
@@ -64,7 +67,7 @@ _ledger = _Ledger()
 async def handle(item: Item[Piece]) -> None:
     number = item.payload.number
     await asyncio.sleep(random.uniform(0.0, 0.02))
-    if number % POISON == FIRST_POISON:
+    if number in POISON:
         os.kill(os.getpid(), signal.SIGKILL)
     if number % REFUSED == 0:
         raise Reject("every so many-th is refused")
