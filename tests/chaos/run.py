@@ -32,6 +32,10 @@ batches that only the sweeper finds, after SETTINGS' ``sweep_after``."""
 SWEEP_SECONDS = 15.0
 """Between two sweeps, as Cloud Scheduler would call them."""
 
+SHORT_SECONDS = 60.0
+SHORT_SWEEP_AFTER = 15.0
+"""A shorter run has no poison that a sweep might disturb, and nobody waits for it any longer."""
+
 WATCH_SECONDS = 10.0
 MOST_DEAD = 1_000_000
 
@@ -115,7 +119,8 @@ async def chaos(
         for member in stack.members:
             assert not member.died, f"{member.name} ended by itself: see {directory}"
         tell("peace")
-        outcome = await Drain(stack, clients.accepted, ledger, tell).run()
+        sweep_after = None if seconds >= SHORT_SECONDS else SHORT_SWEEP_AFTER
+        outcome = await Drain(stack, clients.accepted, ledger, tell, sweep_after).run()
         outcome.seconds, outcome.refused = flowed, clients.refused
         outcome.done, outcome.connections = agenda.done, front.counts
         return outcome
@@ -155,6 +160,7 @@ class Drain:
         accepted: Mapping[str, int],
         ledger: HandledLedger,
         tell: Callable[[str], None],
+        sweep_after: float | None,
     ) -> None:
         self._stack = stack
         self._accepted = accepted
@@ -164,6 +170,9 @@ class Drain:
         self._sweeps = self._swept = 0
         services = Services.from_env(stack.variables)
         self._queue = ForkJoinQueue(NAME, payload=Piece, services=services, **SETTINGS)
+        if sweep_after is not None:  # less than a user may set
+            changed = self._queue.config.model_copy(update={"sweep_after": sweep_after})
+            self._queue.config = changed
 
     async def run(self) -> Outcome:
         began = swept = time.monotonic()
