@@ -17,7 +17,7 @@ from typing import Any, Protocol
 
 from forkjoin_gcp import leases
 from forkjoin_gcp.config import QueueConfig
-from forkjoin_gcp.errors import ChunkBusy, InvalidPayload
+from forkjoin_gcp.errors import MAX_RETRY_AFTER, ChunkBusy, InvalidPayload
 from forkjoin_gcp.handlers import End, Outcome
 from forkjoin_gcp.isolation import (
     PUT_OFF_SECONDS,
@@ -34,6 +34,9 @@ from forkjoin_gcp.ports import Change, Counters, Found, Ports
 from forkjoin_gcp.tasks import ChunkTask, request_for
 
 logger = logging.getLogger(__name__)
+
+FARTHEST_DUE = MAX_RETRY_AFTER + 24 * 3600
+"""Seconds. What is due later than this was not written so: it is due now. The day is for clocks."""
 
 
 class HandlerRunner(Protocol):
@@ -171,7 +174,7 @@ class Worker:
             return []
         tries = []
         for stored in segment.items:
-            if stored.due > now:
+            if now < stored.due < now + FARTHEST_DUE:
                 one.left.append(stored)
                 continue
             try:
