@@ -16,7 +16,7 @@ from forkjoin_gcp.isolation import ProcessGate, items_in, parts_of, plan_cut
 from forkjoin_gcp.items import DeadLetter, Item, Segment, StoredItem
 from forkjoin_gcp.names import Batch, Lane
 from forkjoin_gcp.ports import Found
-from forkjoin_gcp.tasks import ChunkTask, TaskRequest, parse_task
+from forkjoin_gcp.tasks import ChunkTask, RootTask, TaskRequest, parse_task, request_for
 from forkjoin_gcp.testing.virtual_time import run_virtual
 from tests.unit.processes import Process
 from tests.unit.rig import Rig, rigged
@@ -73,6 +73,22 @@ async def test_a_chunk_is_split_down_to_the_item_that_kills() -> None:
     assert letter.attempts == 3
     assert "3 times" in letter.error
     assert case.process.deaths <= 3 + 7 + 3, "as a chunk, in each half, and alone"
+
+
+@rigged
+async def test_a_sweep_does_not_begin_the_search_again() -> None:
+    """The swept root's chunk finds where it was split before, and so do its parts."""
+    case = Deadly({37, 73})
+    await case.rig.put(*range(100))
+    (batch,) = case.rig.batches
+    running = asyncio.ensure_future(case.drain())
+    for sweep in range(1, 8):
+        await asyncio.sleep(15)
+        root = RootTask(batch, sweep=sweep)
+        await case.rig.scheduler.create(request_for(root, case.rig.config))
+    await running
+    await case.check(100)
+    assert case.process.deaths <= 3 + 2 * (7 + 3) + 2, "as without sweeps, and two for chance"
 
 
 @rigged
