@@ -173,7 +173,7 @@ def _flag(is_so: bool) -> str:
 
 
 def _unavailable(error: Exception) -> IndexUnavailable:
-    text = " ".join(str(error).split()) or type(error).__name__
+    text = " ".join(str(error).split()).rstrip(".") or type(error).__name__
     return IndexUnavailable(
         f"Memorystore did not do what was asked: {text}. Check {VARIABLES['memorystore']}, or "
         f"Services(memorystore=...). {LOCAL_HINT}"

@@ -197,7 +197,7 @@ def test_unreachable_memorystore_names_the_setting() -> None:
     async def run() -> None:
         services = Services(memorystore="redis://127.0.0.1:9")
         async with valkey_index(services) as index:
-            with pytest.raises(IndexUnavailable, match=r"FORKJOIN_MEMORYSTORE.*emulator-scripts"):
+            with pytest.raises(IndexUnavailable, match=r"FORKJOIN_MEMORYSTORE.*forkjoin local up"):
                 await index.reserve(a_lane(), 1)
 
     asyncio.run(run())
