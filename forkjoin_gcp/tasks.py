@@ -19,9 +19,10 @@ from forkjoin_gcp.ports import TaskRequest
 MAX_GENERATIONS = 10**15
 """Of a chunk, sweeps counted in: it is part of a task's id, which has a limited length."""
 
-SWEPT_GENERATIONS = 1_000
+GENERATIONS_APART = 1_000
 """Generations that a chunk may go through after a sweep, for each second to the next, before it
-takes a name that the next sweep would give it."""
+takes a name that the next sweep would give it; and after a root of a clock batch, for each
+millisecond to another one."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +37,8 @@ class RootTask:
     the names of its chunks are none that an earlier root's chunks can have taken.
 
     ``after_ms`` is how long after its index a clock batch is run, in ms. It is in the name: writers
-    with other timeouts, as in a rolling upgrade, have a root of their own.
+    with other timeouts, as in a rolling upgrade, have a root of their own. So have its chunks: one
+    of the same span, that an earlier root scheduled, may have read it before the last were in.
     """
 
     batch: Batch
@@ -57,7 +59,7 @@ class RootTask:
     @property
     def generation(self) -> int:
         """The generation that its chunks begin with."""
-        return self.sweep * SWEPT_GENERATIONS
+        return (self.sweep or self.after_ms) * GENERATIONS_APART
 
     def shard(self, shards: int) -> int:
         """Which of the Cloud Tasks queues 1 … ``shards`` takes it."""

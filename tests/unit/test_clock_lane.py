@@ -559,6 +559,34 @@ async def test_writers_with_other_timeouts_have_a_root_of_their_own() -> None:
 
 
 @rigged
+async def test_a_later_root_does_not_rely_on_the_chunks_of_an_earlier_one() -> None:
+    """What came between the two is in the span of a chunk that read it before it was there."""
+
+    async def slow(item: Any) -> None:
+        await asyncio.sleep(10)
+
+    rig = Rig(slow, writer_timeout=2, max_clock_skew=1)
+    outage = Outage(rig)
+    outage.mode = REFUSED
+    blocks = iter([1, 8])
+    rig.writer._holds._sample = lambda of, count: [next(blocks) for _ in range(count)]
+    await rig.put(0)
+    await rig.put(2)
+    upgraded = Writer(
+        QueueConfig("rig", writer_timeout=8, max_clock_skew=1), rig.ports, rig.counters
+    )
+    upgraded._holds._sample = lambda of, count: [5]
+    stalled_creates(rig, 6.0)
+    put = asyncio.ensure_future(upgraded.put([rig.codec.encode({"n": 1})]))
+    await asyncio.sleep(0.01)
+    await rig.drain()
+    await put
+    await rig.drain()
+    assert rig.numbers == [0, 1, 2]
+    assert rig.left == 0
+
+
+@rigged
 async def test_scheduler_away_as_well_defers_and_the_next_writer_tries_again() -> None:
     rig, _ = await an_open_rig()
     await rig.drain()
