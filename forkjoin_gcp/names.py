@@ -18,6 +18,9 @@ KNUTH_FACTOR = 2654435761
 MAX_POSITIONS = 10**8
 """Positions of one batch: segment ids are eight digits, so that keys sort as numbers do."""
 
+MAX_INDEX = 9 * 10**15
+"""Work indexes are below this: Lua counts exactly up to 2**53. In microseconds, the year 2255."""
+
 CLOCK_LANE = 999
 """The number of the lane that is counted by the clock: QueueConfig has at most 100 others."""
 
@@ -27,7 +30,7 @@ the largest segment of the largest batch_size has items."""
 
 _QUEUE = re.compile(r"[a-z](?:[a-z0-9-]{0,61}[a-z0-9])?")
 _VERSION = re.compile(r"[a-z0-9](?:[a-z0-9-]{0,29}[a-z0-9])?")
-_BATCH_KEY = re.compile(r"([0-9a-f]{8})-(0|[1-9][0-9]{0,2})-(0|[1-9][0-9]{0,17})")
+_BATCH_KEY = re.compile(r"([0-9a-f]{8})-(0|[1-9][0-9]{0,2})-(0|[1-9][0-9]{0,15})")
 
 
 def knuth_hash(number: int) -> int:
@@ -106,9 +109,10 @@ class Batch:
     def parse(cls, queue: str, version: str, key: str) -> Batch:
         """The batch that ``key`` names; ConfigurationError if it is not one this package makes."""
         match = _BATCH_KEY.fullmatch(key)
-        if match is None or int(match[1], 16) != knuth_hash(int(match[3])):
+        index = int(match[3]) if match else MAX_INDEX
+        if match is None or index >= MAX_INDEX or int(match[1], 16) != knuth_hash(index):
             raise ConfigurationError(f"batch key {key!r}: not of the form hash-lane-index")
-        return cls(Lane(queue, version, int(match[2])), int(match[3]))
+        return cls(Lane(queue, version, int(match[2])), index)
 
     @property
     def path(self) -> str:

@@ -131,7 +131,7 @@ class InProcessIndex(InProcessLeases):
         return
 
     def _advance(self, lane: Lane, last: int) -> None:
-        self._current[lane] = max(last + 1, int(self._clock.now() * 1000))
+        self._current[lane] = max(last + 1, int(self._clock.now() * 1e6))
         self._highest = max(self._highest, self._current[lane])
 
 

@@ -81,7 +81,7 @@ def test_a_new_lane_is_seeded_from_the_clock_and_never_goes_back(services: Servi
     async def body(index: MemorystoreIndex, lane: Lane) -> None:
         seconds, micros = await index._client.time()
         first = await index.reserve(lane, 1)
-        assert abs(first.index - (seconds * 1000 + micros // 1000)) < 5000
+        assert abs(first.index - (seconds * 1_000_000 + micros)) < 5_000_000
         seen = [first.index]
         for _ in range(20):
             await index.seal(lane, seen[-1])

@@ -57,6 +57,25 @@ def test_the_real_index_keeps_its_contract_on_it(check: index_contract.Check) ->
     assert all(left and 0 < left <= LANE_TTL_MS for left in server.keys().values())
 
 
+def test_a_lane_that_lost_its_state_is_seeded_past_what_it_gave_out_in_a_rush() -> None:
+    """By a process that has seen nothing of the lane: a full batch each millisecond and more."""
+    loop = SimulatedLoop(Random(3))
+    server, client = simulated(loop)
+    config = QueueConfig("checks", batch_size=1, max_batch_items=1)
+    lane = Lane("checks", "v1")
+
+    async def body() -> None:
+        index = MemorystoreIndex(client, config, Counters())
+        given = await asyncio.gather(*(index.reserve(lane, 1) for _ in range(500)))
+        last = max(one.index for one in given)
+        assert len({one.index for one in given}) == 500
+        server.flush()
+        stranger = MemorystoreIndex(client, config, Counters())
+        assert (await stranger.reserve(lane, 1)).index > last
+
+    loop.run(body(), max_steps=100_000, max_seconds=0.4)
+
+
 @pytest.mark.parametrize("check", store_contract.CHECKS, ids=lambda check: check.__name__)
 def test_the_real_store_keeps_its_contract_on_it(check: store_contract.Check) -> None:
     loop = SimulatedLoop(Random(3))

@@ -10,6 +10,7 @@ from forkjoin_gcp.errors import ConfigurationError
 from forkjoin_gcp.names import (
     CLOCK_BLOCK,
     CLOCK_LANE,
+    MAX_INDEX,
     MAX_POSITIONS,
     Batch,
     Chunk,
@@ -27,7 +28,7 @@ from forkjoin_gcp.tasks import ChunkTask, RootTask, parse_task
 
 LANE = Lane("feeds", "v1", 0)
 CLOCK = Lane("feeds", "v1", CLOCK_LANE)
-INDEXES = st.integers(1, 10**15)
+INDEXES = st.integers(1, MAX_INDEX - 1)
 lanes = st.builds(Lane, st.just("feeds"), st.just("v1"), st.integers(0, 99))
 batches = st.builds(Batch, lanes, INDEXES)
 spans = st.tuples(st.integers(0, 1000), st.integers(1, 1000)).map(
@@ -73,6 +74,7 @@ def test_batch_keys_are_read_back(batch: Batch) -> None:
         "9e3779b1-0-1\n",
         "9E3779B1-0-1",
         "９e3779b1-0-1",
+        f"{knuth_hash(MAX_INDEX):08x}-0-{MAX_INDEX}",
     ],
 )
 def test_other_keys_are_refused(key: str) -> None:

@@ -68,8 +68,8 @@ class ValkeySource:
 
     def _segments(self, key: str, queue: str, batch: str) -> list[SegmentRow]:
         listed = self._listing(keys=[key], args=[0, 0])
-        # A batch's work index begins as the time in ms, which is near enough here.
-        written = int(batch.rpartition("-")[2]) / 1_000
+        # A batch's work index begins as the time in µs, which is near enough here.
+        written = int(batch.rpartition("-")[2]) / 1_000_000
         return [
             SegmentRow(queue, batch, first.decode(), int(count), written, "Valkey")
             for first, count in zip(listed[::2], listed[1::2], strict=True)

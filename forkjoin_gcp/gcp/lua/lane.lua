@@ -34,9 +34,13 @@ local function current_epoch()
   return string.match(info, 'master_replid:(%x+)') or 'unknown'
 end
 
-local function now_ms()
+local function now_us()
   local time = redis.call('TIME')
-  return tonumber(time[1]) * 1000 + math.floor(tonumber(time[2]) / 1000)
+  return tonumber(time[1]) * 1000000 + tonumber(time[2])
+end
+
+local function now_ms()
+  return math.floor(now_us() / 1000)
 end
 
 -- The current index, or nil where there is none that can be believed.
@@ -57,9 +61,10 @@ local function is_known(index)
   return believed_index() ~= nil and redis.call('HEXISTS', lane, 'w:' .. index) == 1
 end
 
--- Moves the lane past an index. Never back: the clock alone could.
+-- Moves the lane past an index. Never back: the clock alone could. In microseconds, as the clock
+-- must stay ahead of every lane: one that lost its state has nothing else to begin past.
 local function advance_past(last)
-  local index = math.max(last + 1, now_ms())
+  local index = math.max(last + 1, now_us())
   redis.call('HSET', lane, 'index', text(index))
   return index
 end

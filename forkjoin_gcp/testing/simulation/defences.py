@@ -198,7 +198,7 @@ DEFENCES = {
         Defence(
             "clock seed",
             "a lane that was lost begins at the clock",
-            patch_lua=_replacing("math.max(last + 1, now_ms())", "last + 1"),
+            patch_lua=_replacing("math.max(last + 1, now_us())", "last + 1"),
         ),
         Defence(
             "time to live",
