@@ -19,8 +19,8 @@ $(INSTALLED): setup.cfg pyproject.toml
 demo: $(INSTALLED) ## thousands of URLs through the whole thing, on this machine (INPUT=urls.txt)
 	@exec $(BIN)/python -m examples.demo $(if $(INPUT),--input '$(INPUT)')
 
-test: $(INSTALLED) ## all tests, two at a time
-	$(BIN)/python -m pytest -n 2 --dist worksteal
+test: $(INSTALLED) ## all tests, two at a time, but those of `make terraform`
+	$(BIN)/python -m pytest -n 2 --dist worksteal --ignore=tests/terraform
 
 lint: $(INSTALLED) ## ruff: rules and format
 	$(BIN)/ruff check .

@@ -24,6 +24,8 @@ COLORS = ("cyan", "magenta", "yellow", "green", "blue", "red")
 STEPS = (0.1, 0.2, 0.5, 1, 2, 5, 10, 15, 30, 60, 120, 300, 600)
 ROWS_MAX = 24
 LABEL = 10
+ARROW = "---> time"
+"""Ends the axis. A whole arrow: the axis' own last column may be a tick."""
 
 
 def draw(batches: Sequence[Batch], width: int) -> Text:
@@ -79,7 +81,7 @@ class Axis:
         cells = ["-"] * self.columns
         for at, _ in self._ticks():
             cells[at] = "|"
-        return "".join(cells) + "> time"
+        return "".join(cells) + ARROW
 
 
 def tick_step(seconds: float, ticks_max: int) -> float:

@@ -28,7 +28,8 @@ MAIN = Path(__file__).parents[2] / "functions" / "main.py"
 ITEMS = 1_000
 DEADLY = 437
 SETTINGS = {"batch_size": 50, "batch_period": 0.2, "crash_limit": 1}
-SECONDS = 60.0
+SECONDS = 150.0
+"""At most: half a minute where nothing else runs."""
 
 QUEUE = f"""
 import os
@@ -108,7 +109,7 @@ def function(
         running.end()
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(330)
 def test_one_item_that_kills_among_a_thousand(
     function: tuple[Function, ForkJoinQueue[dict[str, int]]], local_services: LocalServices
 ) -> None:

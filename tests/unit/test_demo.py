@@ -208,6 +208,12 @@ def test_the_picture_is_that_of_2010() -> None:
     assert "1 item, 1 request" in shown[9]
 
 
+def test_the_arrow_is_whole_where_the_axis_ends_with_a_tick() -> None:
+    batch = Batch("0a-0-1", [(BEGAN, 1)], [join(0, 0.5, 1.0)])
+    shown = timeline.draw([batch], 80).plain.splitlines()
+    assert shown[1].endswith("|---> time")
+
+
 @pytest.mark.parametrize("width", [1, 20, 60, 200])
 def test_pictures_of_odd_runs(width: int) -> None:
     unjoined = Batch("0a-0-1", [(BEGAN, 3)])
