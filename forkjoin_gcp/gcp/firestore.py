@@ -133,13 +133,14 @@ class FirestoreStore:
             return await self._calls.commit(writes)
         except UnmetError as error:
             # Perhaps a repeat of a commit whose answer was lost: then the pieces stand. They came
-            # with one commit, so one of them is proof of all.
+            # with one commit, so one of them is proof of all; unless what was found stands as well:
+            # then they are others of the same group.
             names = {self._name(target, piece.first): piece for piece in pieces}
             there = await self._calls.get([source, *names], "nonce")
-            if any(nonce_of(there[name]) == names[name].nonce for name in names if name in there):
-                return True
             if source not in there or revision_of(there[source]) != found.revision:
-                return False
+                return any(
+                    nonce_of(there[name]) == names[name].nonce for name in names if name in there
+                )
             for name, piece in names.items():
                 if name in there:
                     raise self._conflict(target, piece) from error

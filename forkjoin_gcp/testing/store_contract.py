@@ -280,6 +280,21 @@ async def a_move_to_a_taken_place_does_nothing(store: WorkStore, lane: Lane) -> 
     assert await store.read(batch, 0, 10) == found
 
 
+async def a_move_to_a_place_of_its_own_group_does_nothing(store: WorkStore, lane: Lane) -> None:
+    batch, target = a_batch(lane), a_batch(lane, 1)
+    first, second = some_segments(batch, 20)
+    found = await put(store, batch, [first, second])
+    assert await store.move(batch, found[0], target, move_segment(first, 0, BATCH_SIZE))
+    try:
+        await store.move(batch, found[1], target, move_segment(second, 0, BATCH_SIZE))
+    except SegmentConflict:
+        pass
+    else:
+        raise AssertionError("no SegmentConflict")
+    assert await contents(store, batch) == [second]
+    assert await contents(store, target) == move_segment(first, 0, BATCH_SIZE)
+
+
 def halves(segment: Segment, count: int) -> list[Segment]:
     """The segment, cut after its first ``count`` items."""
     rest = segment.items[count:]
@@ -493,6 +508,7 @@ CHECKS: list[Check] = [
     what_has_gone_does_not_move,
     what_has_changed_does_not_move,
     a_move_to_a_taken_place_does_nothing,
+    a_move_to_a_place_of_its_own_group_does_nothing,
     a_segment_is_split,
     a_moved_and_tried_segment_is_split,
     a_repeated_split_is_harmless,

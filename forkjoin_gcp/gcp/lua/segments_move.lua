@@ -11,20 +11,19 @@
 -- Returns 'moved', by this call or an earlier one; 'gone' where the segment has gone or changed;
 -- 'conflict' where another's segment stands at the target
 
-local taken = false
+local stands = begins(redis.call('HGET', KEYS[1], ARGV[3]), ARGV[4])
 for n = 6, #ARGV, 3 do
   local value = redis.call('HGET', KEYS[2], ARGV[n])
-  if value and nonce_of(value) == ARGV[n + 1] then
+  if value and stands then
+    -- Another's, though it may be of the same group, and have its nonce.
+    return 'conflict'
+  elseif value and nonce_of(value) == ARGV[n + 1] then
     -- Pieces come all at once: one of them is proof of all.
     return 'moved'
   end
-  taken = taken or value
 end
-if not begins(redis.call('HGET', KEYS[1], ARGV[3]), ARGV[4]) then
+if not stands then
   return 'gone'
-end
-if taken then
-  return 'conflict'
 end
 for n = 6, #ARGV, 3 do
   redis.call('HSET', KEYS[2], ARGV[n], stamped(ARGV[n + 2]))
