@@ -37,14 +37,24 @@ class SystemClock:
 class LoopThread:
     """A daemon thread that runs an event loop until it is stopped."""
 
-    def __init__(self, name: str) -> None:
-        self.loop = asyncio.new_event_loop()
+    def __init__(self, name: str, loop: asyncio.AbstractEventLoop | None = None) -> None:
+        self.loop = loop or asyncio.new_event_loop()
+        self._submitting = threading.Lock()
+        self._ended = False
         self._thread = threading.Thread(target=self._run, name=name, daemon=True)
         self._thread.start()
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
-        """Run a coroutine on the loop; callable from any thread but its own."""
-        return asyncio.run_coroutine_threadsafe(work, self.loop)
+        """Run a coroutine on the loop; callable from any thread but its own.
+
+        The future it returns comes to an end, by being cancelled if the loop is stopped. Raises
+        QueueClosed once that is so.
+        """
+        with self._submitting:
+            if not self._ended:
+                return asyncio.run_coroutine_threadsafe(work, self.loop)
+        work.close()
+        raise QueueClosed
 
     def stop(self) -> None:
         """End the loop, cancelling what still runs on it, and the thread with it.
@@ -59,6 +69,10 @@ class LoopThread:
         asyncio.set_event_loop(self.loop)
         try:
             self.loop.run_forever()
+            with self._submitting:
+                self._ended = True
+            # What was submitted before that is given its turn, so that it is there to be cancelled.
+            self.loop.run_until_complete(asyncio.sleep(0))
             rest = asyncio.all_tasks(self.loop)
             for task in rest:
                 task.cancel()

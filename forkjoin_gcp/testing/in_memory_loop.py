@@ -189,9 +189,7 @@ class InMemoryThread(LoopThread):
     loop: InMemoryLoop
 
     def __init__(self, name: str) -> None:
-        self.loop = InMemoryLoop()
-        self._thread = threading.Thread(target=self._run, name=name, daemon=True)
-        self._thread.start()
+        super().__init__(name, InMemoryLoop())
 
     def submit(self, work: Coroutine[Any, Any, T]) -> Future[T]:
         if self.is_current():

@@ -514,6 +514,32 @@ def _join_quietly(queue: ForkJoinQueue[Any], task: Any) -> None:
         queue.join(task)
 
 
+def test_whoever_comes_while_a_loop_ends_does_not_wait_for_ever() -> None:
+    thread, ending, may_end = LoopThread("ending"), threading.Event(), threading.Event()
+
+    async def stubborn() -> None:
+        try:
+            await asyncio.sleep(60)
+        finally:
+            ending.set()
+            await asyncio.to_thread(may_end.wait, 10)
+
+    async def begin() -> None:
+        asyncio.ensure_future(stubborn())  # noqa: RUF006
+        await asyncio.sleep(0)
+
+    thread.submit(begin()).result(10)
+    stopping = threading.Thread(target=thread.stop)
+    stopping.start()
+    assert ending.wait(10)
+    with pytest.raises(QueueClosed):
+        thread.submit(asyncio.sleep(60)).result(1)
+    may_end.set()
+    stopping.join(10)
+    with pytest.raises(QueueClosed):
+        thread.submit(asyncio.sleep(60))
+
+
 def test_a_paused_inbox_keeps_what_is_handed_in_for_the_loop_that_comes_after() -> None:
     first, second = LoopThread("first"), LoopThread("second")
     taken: list[str] = []
