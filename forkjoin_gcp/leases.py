@@ -142,8 +142,6 @@ class Leases:
                 async with self._calls:
                     return await call
         except TimeoutError:
-            raise IndexUnavailable(
-                f"no answer from Memorystore in acquire_timeout={self._timeout} s"
-            ) from None
+            raise IndexUnavailable(f"no answer from Memorystore in {self._timeout:g} s") from None
         finally:
             call.close()  # it may not have had its turn

@@ -88,7 +88,9 @@ class Reader:
         """Let no more writers in, wait for those who are in, and end the wait."""
         index = self._ports.index
         loop = asyncio.get_running_loop()
-        give_up_at = loop.time() + self._config.writer_timeout
+        # A request that is cut off before the fence would wait as long when it is made again.
+        patience = min(self._config.writer_timeout, self._config.dispatch_deadline / 2)
+        give_up_at = loop.time() + patience
         writers = await index.seal(batch.lane, batch.index)
         while writers and loop.time() < give_up_at:
             left = give_up_at - loop.time()

@@ -86,7 +86,9 @@ class Worker:
         self._runner = runner
         self._gate = gate or ProcessGate()
         seconds = leases.LEASE_SECONDS if lease_seconds is None else lease_seconds
-        self._leases = Leases(ports.index, counters, config.acquire_timeout, seconds)
+        # A chunk that waited until its deadline is near would begin nothing, time after time.
+        patience = min(config.acquire_timeout, config.dispatch_deadline / 10)
+        self._leases = Leases(ports.index, counters, patience, seconds)
 
     async def run(self, task: ChunkTask, began: float) -> None:
         """Handle what is due of a chunk and see to what is left.

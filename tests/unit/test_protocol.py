@@ -739,3 +739,42 @@ async def test_closing_in_haste_leaves_no_caller_waiting() -> None:
             await rig.writer.close()
     results = await asyncio.gather(*puts, return_exceptions=True)
     assert all(isinstance(result, QueueClosed) for result in results)
+
+
+@rigged
+async def test_waiting_for_writers_leaves_a_root_the_time_to_do_its_work() -> None:
+    """Whatever the settings: a request that is cut off begins its wait anew each time."""
+    rig = Rig(writer_timeout=15, dispatch_deadline=15)
+    await rig.put(1)
+    await rig.index.reserve(Lane("rig", "v1"), 1)  # a writer that dies
+
+    async def deliver(body: bytes, tried: int) -> None:
+        assert tried < 3, "it never ends"
+        try:
+            async with asyncio.timeout(rig.config.dispatch_deadline - 1):
+                await rig.deliver(body)
+        except TimeoutError:
+            raise StoreUnavailable from None
+
+    await rig.scheduler.run(deliver)
+    assert rig.numbers == [1]
+
+
+@rigged
+async def test_waiting_for_a_lease_leaves_a_chunk_the_time_to_do_its_work() -> None:
+    """Whatever the settings: else nothing is begun in time, and nothing ever is."""
+    rig = Rig(acquire_timeout=15, dispatch_deadline=15)
+    await rig.put(1)
+
+    async def silent(*_: Any, **__: Any) -> Any:
+        await asyncio.sleep(60)
+        raise IndexUnavailable
+
+    rig.index.lease = rig.index.unlease = silent  # type: ignore[method-assign]
+
+    async def deliver(body: bytes, tried: int) -> None:
+        assert len(rig.scheduler.created) < 5, "it never ends"
+        await rig.deliver(body)
+
+    await rig.scheduler.run(deliver)
+    assert rig.numbers == [1]
