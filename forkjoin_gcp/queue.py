@@ -115,10 +115,11 @@ class ForkJoinQueue(Generic[P]):
     def enqueue(self, payload: P) -> str:
         """Hand in one item from any thread; return its id when it is durable.
 
-        Waits for room where much is pending in this process. Raises PayloadError, QueueFull or
-        QueueClosed (nothing was reserved), ConfigurationError, or a ServiceError: then the item
-        was not accepted, or nobody can tell. Must not be called on an event loop's thread, which
-        it would block: use ``aenqueue`` there.
+        Waits for room where much is pending in this process. Raises PayloadError or QueueFull
+        (nothing was reserved), ConfigurationError, QueueClosed, or a ServiceError: then the item
+        was not accepted, or nobody can tell. Of QueueClosed that is so only where ``close`` ran out
+        of time, and its message says it. Must not be called on an event loop's thread, which it
+        would block: use ``aenqueue`` there.
         """
         encoded = [self._codec.encode(payload)]
         return self._hand_in(encoded).result()[0]

@@ -38,6 +38,8 @@ GROUP_QUIET = 0.003
 """Seconds without a new item after which a group starts before GROUP_INTERVAL is over: callers that
 wait for their answers before they enqueue again have all come back by then."""
 
+CUT_SHORT = "the queue was closed while the item was written: it may have been accepted"
+
 Placed = tuple[int, Segment]
 """A segment, and which item of its group is its first."""
 
@@ -171,7 +173,7 @@ class Writer:
                 started = loop.time() if held else started
         except asyncio.CancelledError:
             if group is not None:
-                group.refuse_all(QueueClosed())
+                group.refuse_all(QueueClosed(CUT_SHORT))
             raise
         self._idle.append(lane)
         self._start_lane()
@@ -290,6 +292,6 @@ def _known(error: BaseException) -> Exception:
     if isinstance(error, ForkJoinError):
         return error
     if isinstance(error, asyncio.CancelledError):
-        return QueueClosed()
+        return QueueClosed(CUT_SHORT)
     logger.error("unexpected error while enqueuing", exc_info=error)
     return ServiceError(f"unexpected {type(error).__name__}: {error}")
