@@ -29,8 +29,8 @@ from forkjoin_gcp.errors import ConfigurationError, ServiceError, StoreRefused, 
 from forkjoin_gcp.ports import Counters
 
 MAX_REQUEST_BYTES = 1_200_000
-"""The emulator takes 4 MiB in a message, Firestore 10 MiB. While one request is on its way the next is
-made, and small ones find their memory still warm."""
+"""The emulator takes 4 MiB in a message, Firestore 10 MiB. While one request is on its way the next
+is made, and small ones find their memory still warm."""
 
 MAX_WRITES = 500
 """In one request."""
@@ -57,7 +57,7 @@ Fill = Callable[[Any], None]
 """Sets the fields of a raw Write that is empty."""
 
 TURNS_TO_SEND = 12
-"""Turns of the event loop after which a request has passed the client's layers and is on its way."""
+"""Turns of the event loop in which a request passes the client's layers and is on its way."""
 
 DELETION_BYTES = 2_000
 """More than a deletion takes: a document's name and a precondition."""
