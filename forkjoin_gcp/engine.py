@@ -14,6 +14,7 @@ from forkjoin_gcp import leases
 from forkjoin_gcp.config import QueueConfig, Services
 from forkjoin_gcp.dead_letters import DeadLetters
 from forkjoin_gcp.handlers import Handler
+from forkjoin_gcp.importing import one_at_a_time
 from forkjoin_gcp.isolation import ProcessGate
 from forkjoin_gcp.items import PayloadCodec
 from forkjoin_gcp.ports import Clock, Counters, Ports
@@ -51,13 +52,15 @@ class Engine:
         self.is_on_google = connect is None
         if connect is None:
             # Only here: importing a module that declares a queue loads no client library.
-            from forkjoin_gcp.gcp.connect import connect as connect_to_google
+            with one_at_a_time:
+                from forkjoin_gcp.gcp.connect import connect as connect_to_google
 
             connect = connect_to_google
         self._config = config
         self._counters = counters
         self._codec = codec
         self._runner: ThreadedRunner | None = None
+        self._joins: set[asyncio.Task[Any]] = set()
         self.io = io or LoopThread(f"forkjoin-{config.name}")
         try:
             made = connect(config, services, counters, clock or SystemClock())
@@ -75,6 +78,15 @@ class Engine:
         self.dead = DeadLetters(config, self._ports, counters)
 
     async def join(self, task: Task, handler: Handler) -> None:
+        running = asyncio.current_task()
+        assert running is not None
+        self._joins.add(running)
+        try:
+            await self._join(task, handler)
+        finally:
+            self._joins.discard(running)
+
+    async def _join(self, task: Task, handler: Handler) -> None:
         if self._runner is None:
             self._runner = self._new_runner(handler)
             self._worker = Worker(
@@ -133,8 +145,7 @@ class Engine:
                 async with asyncio.timeout(0.1):
                     await self._writer.close()
         finally:
-            self.dead.close()
-            await self._ports.close()
+            await self._disconnect()
 
     async def _drain(self) -> None:
         try:
@@ -142,8 +153,17 @@ class Engine:
             async with asyncio.timeout(CLOSE_SECONDS):
                 await self._writer.close()
         finally:
-            self.dead.close()
-            await self._ports.close()
+            await self._disconnect()
+
+    async def _disconnect(self) -> None:
+        """End the requests in progress, who would connect anew, and then all connections."""
+        joins = set(self._joins)
+        for join in joins:
+            join.cancel()
+        if joins:
+            await asyncio.wait(joins, timeout=1)
+        self.dead.close()
+        await self._ports.close()
 
 
 async def _awaited(made: Awaitable[Ports]) -> Ports:

@@ -10,7 +10,7 @@ import random
 import threading
 import weakref
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future
+from concurrent.futures import CancelledError, Future
 from typing import TYPE_CHECKING, Any, Generic, TypeVar, Unpack, overload
 
 from forkjoin_gcp import forking
@@ -198,7 +198,12 @@ class ForkJoinQueue(Generic[P]):
         if retry_count:
             logger.info("%s: try %d of %s", self.name, retry_count + 1, task.task_id)
         with self._used() as engine:
-            engine.io.submit(engine.join(task, handler)).result()
+            try:
+                engine.io.submit(engine.join(task, handler)).result()
+            except CancelledError:
+                raise QueueClosed(
+                    f"queue {self.name!r} was closed, or paused for a fork, during the request"
+                ) from None
 
     def dead_letters(self, limit: int = 100, **choice: Unpack[Choice]) -> list[DeadLetter]:
         """Up to ``limit`` dead letters of the queue, of all its versions, in id order.

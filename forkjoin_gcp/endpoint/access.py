@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from forkjoin_gcp.config import VARIABLES, Services
+from forkjoin_gcp.importing import one_at_a_time
 
 if TYPE_CHECKING:
     from forkjoin_gcp.gcp.identity import TokenVerifier
@@ -80,7 +81,8 @@ class Access:
 
     def _verify(self, policy: Policy, token: str) -> None:
         # Not at the head: only a process that checks tokens needs Google's library and requests.
-        from forkjoin_gcp.gcp.identity import TokenVerifier, WrongCaller, WrongToken
+        with one_at_a_time:
+            from forkjoin_gcp.gcp.identity import TokenVerifier, WrongCaller, WrongToken
 
         with self._lock:
             verifier = self._verifiers.get(policy)

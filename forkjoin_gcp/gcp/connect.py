@@ -6,6 +6,7 @@ from forkjoin_gcp.config import QueueConfig, Services
 from forkjoin_gcp.gcp.cloud_tasks import CloudTasksScheduler
 from forkjoin_gcp.gcp.instance import open_client
 from forkjoin_gcp.gcp.memorystore import MemorystoreIndex
+from forkjoin_gcp.importing import one_at_a_time
 from forkjoin_gcp.ports import Clock, Counters, Ports, WorkStore
 
 
@@ -22,11 +23,13 @@ async def connect(
     client = await open_client(services, config.acquire_timeout)
     # Only the store in use is loaded: its client library is most of a cold start.
     if config.storage == "memorystore":
-        from forkjoin_gcp.gcp.memorystore_store import MemorystoreStore
+        with one_at_a_time:
+            from forkjoin_gcp.gcp.memorystore_store import MemorystoreStore
 
         store = MemorystoreStore(client, config.expire_after, counters)
     else:
-        from forkjoin_gcp.gcp.firestore import FirestoreStore
+        with one_at_a_time:
+            from forkjoin_gcp.gcp.firestore import FirestoreStore
 
         store = FirestoreStore(services, counters)
     return Ports(MemorystoreIndex(client, config, counters), store, scheduler, clock)

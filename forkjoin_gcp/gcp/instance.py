@@ -25,6 +25,7 @@ from redis.exceptions import TimeoutError as RedisTimeoutError
 
 from forkjoin_gcp.config import VARIABLES, Services, without_password
 from forkjoin_gcp.errors import ConfigurationError
+from forkjoin_gcp.importing import one_at_a_time
 
 Client = Redis | RedisCluster
 
@@ -132,7 +133,8 @@ class IamTokens(CredentialProvider):
         return "default", str(self._credentials.token)
 
     def _refresh(self) -> None:
-        from google.auth.transport.requests import Request
+        with one_at_a_time:
+            from google.auth.transport.requests import Request
 
         try:
             self._credentials.refresh(Request())
@@ -159,7 +161,8 @@ async def find(services: Services) -> Endpoint:
     if not where.startswith("projects/"):
         return endpoint_of_url(where)
     # Only here: it is slow to import, and who gives a URL does not need it.
-    from forkjoin_gcp.gcp.instance_lookup import look_up
+    with one_at_a_time:
+        from forkjoin_gcp.gcp.instance_lookup import look_up
 
     return await look_up(where)
 

@@ -23,7 +23,7 @@ from forkjoin_gcp.emulators import LocalServices
 from forkjoin_gcp.emulators.cloud_tasks.sqlite_journal import SqliteJournal
 from forkjoin_gcp.emulators.cloud_tasks.tokens import TokenSigner
 from forkjoin_gcp.emulators.processes import free_port
-from forkjoin_gcp.names import Batch, Lane
+from forkjoin_gcp.names import MAX_INDEX, Batch, Lane
 from forkjoin_gcp.tasks import ChunkTask, RootTask
 from tests.integration.attacks import ATTACKS, Attack
 from tests.integration.function_process import Function, running_function
@@ -185,7 +185,7 @@ def test_a_stolen_token_has_served_queues_batches_run_and_nothing_else(
         thief.tasks(version="v2"),
         thief.tasks(batch=Batch(Lane("feeds", "v1", 999), thief.loot.index).key),
         thief.tasks(first=100, stop=10**8),
-        thief.tasks(batch=Batch(Lane("feeds", "v1"), 10**18 - 1).key),
+        thief.tasks(batch=Batch(Lane("feeds", "v1"), MAX_INDEX - 1).key),
         RootTask(Batch(Lane("feeds", "v2"), thief.loot.index)).body(),
     ):
         with nothing_happens(thief.function):
