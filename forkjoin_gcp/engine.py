@@ -156,14 +156,17 @@ class Engine:
             await self._disconnect()
 
     async def _disconnect(self) -> None:
-        """End the requests in progress, who would connect anew, and then all connections."""
+        await self._end_joins()
+        self.dead.close()
+        await self._ports.close()
+
+    async def _end_joins(self) -> None:
+        """End the requests in progress, which would connect anew once connections are closed."""
         joins = set(self._joins)
         for join in joins:
             join.cancel()
         if joins:
             await asyncio.wait(joins, timeout=1)
-        self.dead.close()
-        await self._ports.close()
 
 
 async def _awaited(made: Awaitable[Ports]) -> Ports:

@@ -198,6 +198,9 @@ class MemoryEngine(Engine):
         self.scheduler = InProcessScheduler(clock)
         return Ports(InProcessIndex(config, clock), self.store, self.scheduler, clock)
 
+    async def _end_joins(self) -> None:
+        """There are no connections, and a handler that closes its queue is to come to its end."""
+
     def _lease_seconds(self) -> float:
         """So long that no renewal's timer lets time pass: nobody else asks for a lease here."""
         return self._config.dispatch_deadline * 2 * RENEWALS
