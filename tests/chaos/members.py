@@ -10,6 +10,8 @@ import time
 from collections.abc import Callable
 from typing import Protocol
 
+import psutil
+
 from forkjoin_gcp.emulators.processes import ChildProcess
 
 
@@ -64,10 +66,13 @@ class Member:
     def stop(self) -> None:
         """As Ctrl-Z: it is there, and does nothing."""
         if self._running is not None:
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(self._running.process.pid, signal.SIGSTOP)
-                # Not the guardian, which ends the rest should this process be killed itself.
-                os.kill(self._running.process.pid, signal.SIGCONT)
+            # Never the guardian, which ends the rest should this process be killed itself.
+            with contextlib.suppress(psutil.NoSuchProcess):
+                guardian = psutil.Process(self._running.process.pid)
+                # Parents come first, so that a stopped one starts no more children.
+                for each in guardian.children(recursive=True):
+                    with contextlib.suppress(psutil.NoSuchProcess):
+                        each.suspend()
 
     def go_on(self) -> None:
         if self._running is not None:
