@@ -33,8 +33,8 @@ if TYPE_CHECKING:
     from forkjoin_gcp.config import QueueConfig, Services
     from forkjoin_gcp.dead_letters import DeadLetterReport
     from forkjoin_gcp.endpoint import join_blueprint, join_function, sweep_function
-    from forkjoin_gcp.handlers import BatchItem
     from forkjoin_gcp.items import DeadLetter, Item
+    from forkjoin_gcp.joining.handlers import BatchItem
     from forkjoin_gcp.queue import ForkJoinQueue
     from forkjoin_gcp.sweeper import StaleBatch, SweepReport
 
@@ -72,7 +72,7 @@ __all__ = [
 
 
 _LOADED_WHEN_ASKED_FOR = {
-    "BatchItem": "handlers",
+    "BatchItem": "joining.handlers",
     "DeadLetter": "items",
     "DeadLetterReport": "dead_letters",
     "ForkJoinQueue": "queue",

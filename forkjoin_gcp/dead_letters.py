@@ -16,11 +16,11 @@ from typing import Any, TypedDict
 
 from forkjoin_gcp.config import QueueConfig
 from forkjoin_gcp.errors import ConfigurationError, ServiceError
-from forkjoin_gcp.holds import Holds
 from forkjoin_gcp.items import DeadLetter, Segment, StoredItem
-from forkjoin_gcp.moves import Mover
 from forkjoin_gcp.names import MAX_POSITIONS, Batch, Lane
 from forkjoin_gcp.ports import Buried, Counters, Ports, Release
+from forkjoin_gcp.writing.holds import Holds
+from forkjoin_gcp.writing.moves import Mover
 
 logger = logging.getLogger(__name__)
 

@@ -10,20 +10,20 @@ import random
 from collections.abc import Awaitable, Callable
 from typing import Any
 
-from forkjoin_gcp import leases
 from forkjoin_gcp.config import QueueConfig, Services
 from forkjoin_gcp.dead_letters import DeadLetters
-from forkjoin_gcp.handlers import Handler
 from forkjoin_gcp.importing import one_at_a_time
-from forkjoin_gcp.isolation import ProcessGate
 from forkjoin_gcp.items import PayloadCodec
+from forkjoin_gcp.joining import leases
+from forkjoin_gcp.joining.handlers import Handler
+from forkjoin_gcp.joining.isolation import ProcessGate
+from forkjoin_gcp.joining.reader import Reader
+from forkjoin_gcp.joining.worker import Worker
 from forkjoin_gcp.ports import Clock, Counters, Ports
-from forkjoin_gcp.reader import Reader
 from forkjoin_gcp.runtime import Inbox, LoopThread, SystemClock, ThreadedRunner
 from forkjoin_gcp.sweeper import Sweeper
 from forkjoin_gcp.tasks import RootTask, Task
-from forkjoin_gcp.worker import Worker
-from forkjoin_gcp.writer import Writer
+from forkjoin_gcp.writing.writer import Writer
 
 logger = logging.getLogger(__name__)
 

@@ -18,8 +18,8 @@ from forkjoin_gcp.config import QueueConfig, Services, Settings
 from forkjoin_gcp.dead_letters import Choice, DeadLetterReport, Progress
 from forkjoin_gcp.engine import Connect, Engine
 from forkjoin_gcp.errors import ConfigurationError, HandlerError, QueueClosed
-from forkjoin_gcp.handlers import BatchHandler, BatchItem, Handler, ItemHandler
 from forkjoin_gcp.items import DeadLetter, Item, PayloadCodec
+from forkjoin_gcp.joining.handlers import BatchHandler, BatchItem, Handler, ItemHandler
 from forkjoin_gcp.ports import Counters
 from forkjoin_gcp.runtime import Inbox
 from forkjoin_gcp.sweeper import SweepOptions, SweepReport

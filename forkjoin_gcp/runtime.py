@@ -16,8 +16,8 @@ from concurrent.futures import Future
 from typing import Any, TypeVar
 
 from forkjoin_gcp.errors import QueueClosed
-from forkjoin_gcp.handlers import Handler, Outcome, Run
 from forkjoin_gcp.items import Item
+from forkjoin_gcp.joining.handlers import Handler, Outcome, Run
 
 T = TypeVar("T")
 Answer = list[str] | Exception

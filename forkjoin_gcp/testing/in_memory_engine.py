@@ -18,9 +18,17 @@ from typing import Any
 
 from forkjoin_gcp.config import QueueConfig, Services
 from forkjoin_gcp.engine import Engine
-from forkjoin_gcp.handlers import BatchHandler, End, Handler, ItemHandler, Outcome, Run, _is_async
 from forkjoin_gcp.items import Item, PayloadCodec
-from forkjoin_gcp.leases import RENEWALS
+from forkjoin_gcp.joining.handlers import (
+    BatchHandler,
+    End,
+    Handler,
+    ItemHandler,
+    Outcome,
+    Run,
+    _is_async,
+)
+from forkjoin_gcp.joining.leases import RENEWALS
 from forkjoin_gcp.ports import Clock, Counters, Ports
 from forkjoin_gcp.runtime import Answer, Inbox, ThreadedRunner
 from forkjoin_gcp.tasks import RootTask, Task

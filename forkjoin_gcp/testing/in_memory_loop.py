@@ -26,7 +26,7 @@ from typing import Any, TypeVar, TypeVarTuple, Unpack
 from forkjoin_gcp.runtime import LoopThread
 from forkjoin_gcp.testing import virtual_time
 from forkjoin_gcp.testing.virtual_time import Ready, StuckError, VirtualTimeLoop
-from forkjoin_gcp.writer import GROUP_INTERVAL
+from forkjoin_gcp.writing.writer import GROUP_INTERVAL
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")

@@ -33,7 +33,8 @@ SECONDS = 150.0
 
 QUEUE = f"""
 import os
-from forkjoin_gcp import ForkJoinQueue, leases
+from forkjoin_gcp import ForkJoinQueue
+from forkjoin_gcp.joining import leases
 
 leases.LEASE_SECONDS = 0.5
 deadly = ForkJoinQueue(os.environ["DEADLY_QUEUE"], **{SETTINGS})

@@ -29,7 +29,7 @@ import functions_framework, forkjoin_gcp
 target = sys.argv[1]
 client = functions_framework.create_app(target, "main.py").test_client()
 facts = {"event": "chunk", "queue": "feeds", "dead": 1}
-logging.getLogger("forkjoin_gcp.worker").info("chunk", extra={"forkjoin": facts})
+logging.getLogger("forkjoin_gcp.joining.worker").info("chunk", extra={"forkjoin": facts})
 print(forkjoin_gcp.__file__, client.post("/").status_code)
 """
 

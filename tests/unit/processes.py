@@ -5,10 +5,10 @@ from __future__ import annotations
 import asyncio
 
 from forkjoin_gcp.errors import StoreUnavailable
-from forkjoin_gcp.isolation import ProcessGate
-from forkjoin_gcp.reader import Reader
+from forkjoin_gcp.joining.isolation import ProcessGate
+from forkjoin_gcp.joining.reader import Reader
+from forkjoin_gcp.joining.worker import Worker
 from forkjoin_gcp.tasks import RootTask, parse_task
-from forkjoin_gcp.worker import Worker
 from tests.unit.rig import Rig
 
 

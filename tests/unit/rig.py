@@ -7,17 +7,17 @@ from collections.abc import Awaitable, Callable, Sequence
 from typing import Any
 
 from forkjoin_gcp.config import QueueConfig
-from forkjoin_gcp.handlers import Handler, ItemHandler, Outcome, Run
 from forkjoin_gcp.items import Item, PayloadCodec
+from forkjoin_gcp.joining.handlers import Handler, ItemHandler, Outcome, Run
+from forkjoin_gcp.joining.reader import Reader
+from forkjoin_gcp.joining.worker import Worker
 from forkjoin_gcp.names import Batch
 from forkjoin_gcp.ports import Counters, Ports
-from forkjoin_gcp.reader import Reader
 from forkjoin_gcp.sweeper import Sweeper
 from forkjoin_gcp.tasks import RootTask, parse_task
 from forkjoin_gcp.testing.in_process import InProcessIndex, InProcessScheduler, InProcessStore
 from forkjoin_gcp.testing.virtual_time import VirtualClock, VirtualTimeLoop, run_virtual
-from forkjoin_gcp.worker import Worker
-from forkjoin_gcp.writer import Writer
+from forkjoin_gcp.writing.writer import Writer
 
 
 class LoopRunner:

@@ -21,7 +21,7 @@ from forkjoin_gcp.names import CLOCK_BLOCK, Batch, Lane
 from forkjoin_gcp.ports import Release
 from forkjoin_gcp.tasks import ChunkTask, RootTask, parse_task
 from forkjoin_gcp.testing.virtual_time import VirtualClock
-from forkjoin_gcp.writer import Writer
+from forkjoin_gcp.writing.writer import Writer
 from tests.unit.outage import REFUSED, SILENT, Outage
 from tests.unit.rig import Rig, rigged
 

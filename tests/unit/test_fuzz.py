@@ -30,11 +30,11 @@ from forkjoin_gcp.gcp.firestore_documents import (
 )
 from forkjoin_gcp.gcp.memorystore_scan import read_dead_letter as read_stored_letter
 from forkjoin_gcp.items import DeadLetter, Segment, StoredItem
+from forkjoin_gcp.joining.worker import FARTHEST_DUE
 from forkjoin_gcp.names import MAX_POSITIONS, Batch, Lane, check_queue_name, check_version
 from forkjoin_gcp.ports import Change, Found
 from forkjoin_gcp.tasks import ChunkTask, RootTask, Task, parse_task
 from forkjoin_gcp.testing.virtual_time import run_virtual
-from forkjoin_gcp.worker import FARTHEST_DUE
 from tests.unit.rig import Rig
 
 BATCH = Batch(Lane("feeds", "v1"), 1_700_000_000_000)

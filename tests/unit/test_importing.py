@@ -14,7 +14,7 @@ from forkjoin_gcp.importing import one_at_a_time
 
 PACKAGE = Path(forkjoin_gcp.__file__).parent
 SERVING = [
-    *(PACKAGE / name for name in ("engine.py", "worker.py", "writer.py")),
+    *(PACKAGE / name for name in ("engine.py", "joining/worker.py", "writing/writer.py")),
     *(PACKAGE / "endpoint").glob("*.py"),
     *(PACKAGE / "gcp").glob("*.py"),
 ]

@@ -12,8 +12,8 @@ from typing import Any
 import pytest
 
 from forkjoin_gcp.errors import ChunkBusy, SchedulerUnavailable
-from forkjoin_gcp.isolation import ProcessGate, items_in, parts_of, plan_cut
 from forkjoin_gcp.items import DeadLetter, Item, Segment, StoredItem
+from forkjoin_gcp.joining.isolation import ProcessGate, items_in, parts_of, plan_cut
 from forkjoin_gcp.names import Batch, Lane
 from forkjoin_gcp.ports import Found
 from forkjoin_gcp.tasks import ChunkTask, RootTask, TaskRequest, parse_task, request_for

@@ -9,7 +9,7 @@ import pytest
 
 from forkjoin_gcp.errors import ChunkBusy, IndexUnavailable, StoreUnavailable
 from forkjoin_gcp.items import Item
-from forkjoin_gcp.leases import CALLS_AT_ONCE, LEASE_SECONDS
+from forkjoin_gcp.joining.leases import CALLS_AT_ONCE, LEASE_SECONDS
 from forkjoin_gcp.names import Batch, Chunk
 from forkjoin_gcp.ports import Lease
 from forkjoin_gcp.tasks import ChunkTask, RootTask, parse_task

@@ -18,12 +18,13 @@ from typing import Any
 import pytest
 
 import forkjoin_gcp
-from forkjoin_gcp import QueueConfig, Services, config, errors, groups, items, moves, writer
+from forkjoin_gcp import QueueConfig, Services, config, errors, items
 from forkjoin_gcp.config import OTHER_VARIABLES, VARIABLES
 from forkjoin_gcp.endpoint import core
 from forkjoin_gcp.gcp import doctor, firestore_documents
 from forkjoin_gcp.ports import Release
 from forkjoin_gcp.testing import index_contract, store_contract
+from forkjoin_gcp.writing import groups, moves, writer
 from tests.unit.test_queue import Cloud
 
 ROOT = Path(__file__).parents[2]

@@ -18,8 +18,8 @@ from forkjoin_gcp.errors import (
     StoreUnavailable,
     TaskQueueNotFound,
 )
-from forkjoin_gcp.handlers import BatchHandler, BatchItem
 from forkjoin_gcp.items import Item, Segment, StoredItem
+from forkjoin_gcp.joining.handlers import BatchHandler, BatchItem
 from forkjoin_gcp.names import Batch, Lane
 from forkjoin_gcp.ports import Release
 from forkjoin_gcp.tasks import ChunkTask, RootTask, parse_task

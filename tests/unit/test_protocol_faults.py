@@ -39,7 +39,7 @@ from forkjoin_gcp.names import Batch, Lane
 from forkjoin_gcp.ports import Release, TaskRequest
 from forkjoin_gcp.tasks import RootTask, parse_task
 from forkjoin_gcp.testing.virtual_time import VirtualClock, run_virtual
-from forkjoin_gcp.writer import Writer
+from forkjoin_gcp.writing.writer import Writer
 from tests.unit.rig import Rig, rigged
 
 WRITER_TIMEOUT = 1.0

@@ -26,7 +26,7 @@ from forkjoin_gcp import (
     StoreUnavailable,
 )
 from forkjoin_gcp.config import QueueConfig
-from forkjoin_gcp.handlers import BatchItem
+from forkjoin_gcp.joining.handlers import BatchItem
 from forkjoin_gcp.ports import Clock, Counters, Ports
 from forkjoin_gcp.runtime import Answer, Inbox, LoopThread
 from forkjoin_gcp.tasks import parse_task

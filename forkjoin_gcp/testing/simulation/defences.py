@@ -13,15 +13,15 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from forkjoin_gcp import worker
 from forkjoin_gcp.gcp.firestore import FirestoreStore
-from forkjoin_gcp.holds import ClockHold
-from forkjoin_gcp.isolation import Presence
 from forkjoin_gcp.items import Segment
-from forkjoin_gcp.leases import Held
+from forkjoin_gcp.joining import worker
+from forkjoin_gcp.joining.isolation import Presence
+from forkjoin_gcp.joining.leases import Held
 from forkjoin_gcp.names import Batch, Lane
 from forkjoin_gcp.ports import Ports, Release, TaskRequest
 from forkjoin_gcp.tasks import RootTask
+from forkjoin_gcp.writing.holds import ClockHold
 
 Patch = tuple[object, str, object]
 """An owner, the name of its attribute, and what is there instead."""

@@ -19,11 +19,12 @@ from forkjoin_gcp.errors import ChunkBusy, ForkJoinError, Reject, Retry, Service
 from forkjoin_gcp.gcp.firestore import FirestoreStore
 from forkjoin_gcp.gcp.memorystore import MemorystoreIndex
 from forkjoin_gcp.gcp.memorystore_store import MemorystoreStore
-from forkjoin_gcp.handlers import Handler, ItemHandler, Outcome, Run
 from forkjoin_gcp.items import Item, PayloadCodec, Segment
+from forkjoin_gcp.joining.handlers import Handler, ItemHandler, Outcome, Run
+from forkjoin_gcp.joining.reader import Reader
+from forkjoin_gcp.joining.worker import Worker
 from forkjoin_gcp.names import CLOCK_LANE, MAX_POSITIONS, Batch, Lane
 from forkjoin_gcp.ports import Change, Counters, Found, KeyRange, Ports, WorkStore
-from forkjoin_gcp.reader import Reader
 from forkjoin_gcp.sweeper import Sweeper
 from forkjoin_gcp.tasks import RootTask, parse_task
 from forkjoin_gcp.testing.simulation.cloud_tasks import (
@@ -44,8 +45,7 @@ from forkjoin_gcp.testing.simulation.loop import Process, SimulatedLoop
 from forkjoin_gcp.testing.simulation.network import Link, Network, Trace, witness
 from forkjoin_gcp.testing.simulation.valkey import SimulatedValkey
 from forkjoin_gcp.testing.simulation.valkey_client import SimulatedValkeyClient
-from forkjoin_gcp.worker import Worker
-from forkjoin_gcp.writer import Writer
+from forkjoin_gcp.writing.writer import Writer
 
 START = 1_800_000_000.0
 """Unix time at the loop's 0."""

@@ -11,10 +11,10 @@ from collections.abc import Coroutine, Iterable
 from typing import Any
 
 from forkjoin_gcp.config import QueueConfig
+from forkjoin_gcp.joining.worker import Worker
 from forkjoin_gcp.names import Batch, plan_by_length, plan_by_listing, plan_by_packing
 from forkjoin_gcp.ports import Counters, Extent, Ports
 from forkjoin_gcp.tasks import ChunkTask, RootTask, request_for
-from forkjoin_gcp.worker import Worker
 
 CREATES_AT_ONCE = 100
 """Chunk tasks being created at the same time: all of a default batch of 10,000 items."""

@@ -10,10 +10,10 @@ import logging
 from collections.abc import Sequence
 
 from forkjoin_gcp.errors import IndexUnavailable, SegmentConflict
-from forkjoin_gcp.holds import Hold, Holds
 from forkjoin_gcp.items import Segment
 from forkjoin_gcp.names import Batch, Lane
 from forkjoin_gcp.ports import Counters, Found, Release, WorkStore
+from forkjoin_gcp.writing.holds import Hold, Holds
 
 logger = logging.getLogger(__name__)
 

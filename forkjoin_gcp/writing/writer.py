@@ -20,13 +20,13 @@ from forkjoin_gcp.errors import (
     SegmentConflict,
     ServiceError,
 )
-from forkjoin_gcp.groups import Done, Group, Pending, Slice, Submission
-from forkjoin_gcp.holds import Hold, Holds, LaneHold, Stamp
 from forkjoin_gcp.items import Segment
-from forkjoin_gcp.moves import Mover
 from forkjoin_gcp.names import Batch, Lane, item_id
 from forkjoin_gcp.ports import Counters, Ports, Release
-from forkjoin_gcp.room import Load, Room
+from forkjoin_gcp.writing.groups import Done, Group, Pending, Slice, Submission
+from forkjoin_gcp.writing.holds import Hold, Holds, LaneHold, Stamp
+from forkjoin_gcp.writing.moves import Mover
+from forkjoin_gcp.writing.room import Load, Room
 
 logger = logging.getLogger(__name__)
 

@@ -14,13 +14,13 @@ from collections.abc import Callable, Coroutine, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, TypeVar
 
-from forkjoin_gcp.breaker import Breaker
 from forkjoin_gcp.config import QueueConfig
 from forkjoin_gcp.errors import IndexUnavailable, ServiceError, TaskQueueNotFound
 from forkjoin_gcp.items import Segment, build_segments, move_segment
 from forkjoin_gcp.names import CLOCK_BLOCK, CLOCK_LANE, MAX_POSITIONS, Batch, Lane, clock_index
 from forkjoin_gcp.ports import Clock, Counters, Ports, Release, Reservation
 from forkjoin_gcp.tasks import RootTask, request_for
+from forkjoin_gcp.writing.breaker import Breaker
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")

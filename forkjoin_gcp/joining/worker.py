@@ -15,11 +15,12 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any, Protocol
 
-from forkjoin_gcp import leases
 from forkjoin_gcp.config import QueueConfig
 from forkjoin_gcp.errors import MAX_RETRY_AFTER, ChunkBusy, InvalidPayload
-from forkjoin_gcp.handlers import End, Outcome
-from forkjoin_gcp.isolation import (
+from forkjoin_gcp.items import DeadLetter, Item, PayloadCodec, Segment, StoredItem
+from forkjoin_gcp.joining import leases
+from forkjoin_gcp.joining.handlers import End, Outcome
+from forkjoin_gcp.joining.isolation import (
     PUT_OFF_SECONDS,
     Presence,
     ProcessGate,
@@ -27,8 +28,7 @@ from forkjoin_gcp.isolation import (
     parts_of,
     plan_cut,
 )
-from forkjoin_gcp.items import DeadLetter, Item, PayloadCodec, Segment, StoredItem
-from forkjoin_gcp.leases import Held, Leases
+from forkjoin_gcp.joining.leases import Held, Leases
 from forkjoin_gcp.names import Batch
 from forkjoin_gcp.ports import Change, Counters, Found, Ports
 from forkjoin_gcp.tasks import ChunkTask, request_for

@@ -1,0 +1,1 @@
+"""The joining side of the protocol: from a root task to handled items."""
