@@ -282,7 +282,7 @@ class Sweeper:
     async def _schedule_one(self, sweep: _Sweep, stale: StaleBatch) -> StaleBatch:
         if sweep.report.dry_run:
             return stale
-        task = RootTask(stale.batch, sweep=sweep.window)
+        task = RootTask(stale.batch, sweep=sweep.window, batch_size=self._config.batch_size)
         try:
             async with self._creates:
                 created = await self._ports.scheduler.create(request_for(task, self._config))

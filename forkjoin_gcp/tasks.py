@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from forkjoin_gcp.config import QueueConfig
 from forkjoin_gcp.errors import ConfigurationError
-from forkjoin_gcp.names import MAX_POSITIONS, Batch, Chunk, knuth_hash
+from forkjoin_gcp.names import CLOCK_BLOCK, MAX_POSITIONS, Batch, Chunk, knuth_hash
 from forkjoin_gcp.ports import TaskRequest
 
 MAX_GENERATIONS = 10**15
@@ -39,12 +39,16 @@ class RootTask:
     ``after_ms`` is how long after its index a clock batch is run, in ms. It is in the name: writers
     with other timeouts, as in a rolling upgrade, have a root of their own. So have its chunks: one
     of the same span, that an earlier root scheduled, may have read it before the last were in.
+
+    ``batch_size`` is the batch's own, for whoever runs the root after its lane's state is gone; 0
+    is unknown. It is not in the name: two deployments share their batches' roots.
     """
 
     batch: Batch
     full: bool = False
     sweep: int = 0
     after_ms: int = 0
+    batch_size: int = 0
 
     @property
     def task_id(self) -> str:
@@ -72,6 +76,7 @@ class RootTask:
             full=self.full,
             sweep=self.sweep or None,
             after_ms=self.after_ms or None,
+            batch_size=self.batch_size or None,
         )
 
 
@@ -147,6 +152,7 @@ class _Body(BaseModel):
     full: bool | None = None
     sweep: int | None = Field(None, ge=1, lt=10**11)
     after_ms: int | None = Field(None, ge=1, le=3_600_000)
+    batch_size: int | None = Field(None, ge=1, le=CLOCK_BLOCK)
     first: int | None = Field(None, ge=0, lt=MAX_POSITIONS)
     stop: int | None = Field(None, ge=1, le=MAX_POSITIONS)
     generation: int | None = Field(None, ge=0)
@@ -174,13 +180,19 @@ def parse_task(body: bytes | str) -> Task:
             raise ConfigurationError("a root task has one of full, sweep and after_ms at most")
         if fields.after_ms is not None and not batch.lane.is_clock:
             raise ConfigurationError("only a root task of a clock batch takes after_ms")
-        return RootTask(batch, fields.full or False, fields.sweep or 0, fields.after_ms or 0)
+        return RootTask(
+            batch,
+            fields.full or False,
+            fields.sweep or 0,
+            fields.after_ms or 0,
+            fields.batch_size or 0,
+        )
     if fields.first is None or fields.stop is None or fields.generation is None:
         raise ConfigurationError("a chunk task needs first, stop and generation")
     if fields.generation >= MAX_GENERATIONS:
         raise ConfigurationError(f"generation: should be less than {MAX_GENERATIONS}")
-    if (fields.full, fields.sweep, fields.after_ms) != (None, None, None):
-        raise ConfigurationError("a chunk task takes no full, sweep or after_ms")
+    if (fields.full, fields.sweep, fields.after_ms, fields.batch_size) != (None,) * 4:
+        raise ConfigurationError("a chunk task takes no full, sweep, after_ms or batch_size")
     if fields.first >= fields.stop:
         raise ConfigurationError("a chunk task needs first < stop")
     span = fields.first, fields.stop, fields.generation

@@ -55,8 +55,8 @@ class Reader:
             self._counters["plans_by_listing"] += 1
             listed = await self._ports.store.listing(task.batch)
             firsts = [one.first for one in listed if one.count]
-            batch_size = extent.batch_size if extent else self._config.batch_size
-            spans = plan_by_listing(firsts, batch_size)
+            batch_size = extent.batch_size if extent else task.batch_size
+            spans = plan_by_listing(firsts, batch_size or self._config.batch_size)
         else:
             spans = plan_by_length(extent.length, extent.batch_size)
             here = 1 if extent.length < self._config.max_batch_items else 0
@@ -80,7 +80,7 @@ class Reader:
             await asyncio.sleep(min(early, task.after_ms / 1000))
         listed = await self._ports.store.listing(task.batch)
         counts = [(one.first, one.count) for one in listed if one.count]
-        spans = plan_by_packing(counts, self._config.batch_size)
+        spans = plan_by_packing(counts, task.batch_size or self._config.batch_size)
         chunks = [ChunkTask(task.batch, *span, task.generation) for span in spans]
         await _all(self._schedule(chunk) for chunk in chunks)
 

@@ -55,10 +55,9 @@ class LaneHold:
 
     def root(self, now: float, batch_period: float) -> tuple[RootTask, float | None]:
         """The root task to ask for, and the Unix time at which it is to run; None: at once."""
-        at_once = self.reservation.full or batch_period == 0
-        return RootTask(self.batch, full=self.reservation.full), None if at_once else (
-            now + batch_period
-        )
+        full, batch_size = self.reservation.full, self.reservation.batch_size
+        task = RootTask(self.batch, full=full, batch_size=batch_size)
+        return task, None if full or batch_period == 0 else now + batch_period
 
     def build(self, payloads: Sequence[str], stamp: Stamp) -> list[Segment]:
         """The segments that hold ``payloads``, in their order."""
@@ -99,7 +98,7 @@ class ClockHold:
     def root(self, now: float, batch_period: float) -> tuple[RootTask, float | None]:
         """The root task to ask for, and the Unix time at which it is to run."""
         at = (self.batch.index + self.after_ms) / 1000
-        return RootTask(self.batch, after_ms=self.after_ms), at
+        return RootTask(self.batch, after_ms=self.after_ms, batch_size=self.batch_size), at
 
     def build(self, payloads: Sequence[str], stamp: Stamp) -> list[Segment]:
         """The segments that hold ``payloads``, in their order."""

@@ -542,6 +542,20 @@ async def test_a_root_run_too_soon_waits() -> None:
 
 
 @rigged
+async def test_a_clock_batch_is_packed_by_its_writers_batch_size() -> None:
+    rig, _ = await an_open_rig(batch_size=10)
+    await rig.put(*range(1, 21))
+    (root,) = roots(rig)
+    rig.config = QueueConfig("rig", batch_size=100)
+    rig.use(rig.runner.handler)
+    await rig.deliver(root.body())
+    await rig.drain()
+    chunks = [parse_task(task.body) for task in rig.scheduler.created]
+    assert sum(isinstance(task, ChunkTask) for task in chunks) == 3
+    assert rig.numbers == list(range(21))
+
+
+@rigged
 async def test_writers_with_other_timeouts_have_a_root_of_their_own() -> None:
     """As in a rolling upgrade: the earlier root does not stand in for the later one."""
     rig, _ = await an_open_rig(writer_timeout=2, max_clock_skew=1)

@@ -56,6 +56,7 @@ GOOD = {
     "full": st.booleans(),
     "sweep": st.integers(1, 10**9),
     "after_ms": st.integers(1, 10**9),
+    "batch_size": st.integers(1, 1_100),
     "first": st.integers(0, 1_000),
     "stop": st.integers(1, MAX_POSITIONS),
     "generation": st.integers(0, 10),

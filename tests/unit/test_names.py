@@ -131,8 +131,8 @@ def test_tasks_are_read_back(batch: Batch, span: tuple[int, int], generation: in
     for task in (
         RootTask(batch),
         RootTask(batch, full=True),
-        RootTask(batch, sweep=1_800_000_000),
-        RootTask(Batch(CLOCK, batch.index), after_ms=15_000),
+        RootTask(batch, sweep=1_800_000_000, batch_size=1),
+        RootTask(Batch(CLOCK, batch.index), after_ms=15_000, batch_size=1_000),
         ChunkTask(batch, *span, generation, 1e9),
         ChunkTask(batch, *span, generation, suspect=True),
     ):
@@ -151,6 +151,19 @@ def test_only_roots_of_clock_batches_take_after_ms() -> None:
     chunk = ChunkTask(clock, 0, 1000).body().replace(b'"first"', b'"after_ms":1,"first"')
     with pytest.raises(ConfigurationError, match="after_ms"):
         parse_task(chunk)
+
+
+def test_a_batch_size_belongs_to_a_root_and_has_limits() -> None:
+    chunk = ChunkTask(Batch(LANE, 1), 0, 100).body().replace(b'"first"', b'"batch_size":9,"first"')
+    root = RootTask(Batch(LANE, 1), batch_size=999).body()
+    for bad in (chunk, root.replace(b"999", b"1001"), root.replace(b"999", b"0")):
+        with pytest.raises(ConfigurationError, match="batch_size"):
+            parse_task(bad)
+
+
+def test_deployments_of_another_batch_size_share_a_batchs_root() -> None:
+    one, other = (RootTask(Batch(LANE, 1), batch_size=size) for size in (10, 20))
+    assert one.task_id == other.task_id
 
 
 @given(batches, batches, spans, spans)

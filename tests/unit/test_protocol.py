@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
+from dataclasses import replace
 from itertools import pairwise
 from typing import Any
 
@@ -619,10 +621,14 @@ async def test_segment_settled_by_another_is_left_to_it() -> None:
     assert set(rig.numbers) == {1, 2}
 
 
-@rigged
-async def test_batch_size_changed_between_two_tries_of_a_root_hides_nothing() -> None:
+async def handled_by_two_tries(root_of: Callable[[RootTask], RootTask]) -> list[int]:
+    """What 40 items were handled as, whose root, `root_of` the writer's, stopped half-way and was
+    tried again by a deployment with another batch_size. Nothing is left."""
     rig = Rig(batch_size=10)
     await rig.put(*range(40))
+    root = parse_task(rig.scheduler.created[0].body)
+    assert isinstance(root, RootTask)
+    body = root_of(root).body()
     create = rig.scheduler.create
     calls = 0
 
@@ -635,13 +641,25 @@ async def test_batch_size_changed_between_two_tries_of_a_root_hides_nothing() ->
 
     rig.scheduler.create = failing  # type: ignore[method-assign]
     with pytest.raises(SchedulerUnavailable):
-        await rig.deliver(rig.scheduler.created[0].body)
+        await rig.deliver(body)
     rig.scheduler.create = create  # type: ignore[method-assign]
     rig.config = QueueConfig("rig", batch_size=20)
     rig.use(rig.runner.handler)
+    await rig.deliver(body)
     await rig.drain()
-    assert set(rig.numbers) == set(range(40))
     assert rig.left == 0
+    return rig.numbers
+
+
+@rigged
+async def test_a_batch_keeps_its_batch_size_through_two_tries_of_its_root() -> None:
+    assert await handled_by_two_tries(lambda root: root) == list(range(40))
+
+
+@rigged
+async def test_batch_size_changed_between_two_tries_of_a_root_hides_nothing() -> None:
+    numbers = await handled_by_two_tries(lambda root: replace(root, batch_size=0))
+    assert set(numbers) == set(range(40))
 
 
 @rigged

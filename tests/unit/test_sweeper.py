@@ -111,7 +111,7 @@ async def test_a_root_task_that_used_up_its_attempts_comes_back() -> None:
     rig.scheduler.max_tries = 3
     rig.index.seal = away  # type: ignore[method-assign]
     await rig.drain()
-    assert rig.scheduler.lost == [RootTask(rig.batches[0])]
+    assert rig.scheduler.lost == [RootTask(rig.batches[0], batch_size=100)]
     rig.index.seal = seal  # type: ignore[method-assign]
     await rig.later()
     assert len((await rig.sweep()).stale) == 1
