@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import itertools
+from collections import Counter
 
 import pytest
 from hypothesis import given
@@ -209,6 +210,14 @@ def test_shards_are_within_the_queues(batch: Batch, shards: int) -> None:
     assert 1 <= RootTask(batch).shard(shards) <= shards
     seen = {ChunkTask(batch, n * 10, n * 10 + 10).shard(shards) for n in range(shards)}
     assert seen == set(range(1, shards + 1))
+
+
+@pytest.mark.parametrize("step", [1, 1_000, 2**16, 1_000_000])
+def test_shards_share_batches_whose_indexes_are_round(step: int) -> None:
+    batches = (Batch(LANE, 1_800_000_000_000_000 // step * step + n * step) for n in range(800))
+    shares = Counter(RootTask(batch).shard(8) for batch in batches)
+    assert sorted(shares) == list(range(1, 9))
+    assert min(shares.values()) > 60
 
 
 @pytest.mark.parametrize(
