@@ -116,9 +116,9 @@ class DeadLetters:
         """
         return await self._each(choice, limit, self._purge_page, dry_run, progress)
 
-    def close(self) -> None:
+    async def close(self) -> None:
         """End what runs in the background."""
-        self._holds.close()
+        await self._holds.close()
 
     async def _each(
         self,

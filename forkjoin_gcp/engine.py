@@ -157,7 +157,7 @@ class Engine:
 
     async def _disconnect(self) -> None:
         await self._end_joins()
-        self.dead.close()
+        await self.dead.close()
         await self._ports.close()
 
     async def _end_joins(self) -> None:

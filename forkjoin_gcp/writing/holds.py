@@ -18,9 +18,10 @@ from forkjoin_gcp.config import QueueConfig
 from forkjoin_gcp.errors import IndexUnavailable, ServiceError, TaskQueueNotFound
 from forkjoin_gcp.items import Segment, build_segments, move_segment
 from forkjoin_gcp.names import CLOCK_BLOCK, CLOCK_LANE, MAX_POSITIONS, Batch, Lane, clock_index
-from forkjoin_gcp.ports import Clock, Counters, Ports, Release, Reservation
+from forkjoin_gcp.ports import Clock, Counters, Ports, Release, Reservation, TaskRequest
 from forkjoin_gcp.tasks import RootTask, request_for
 from forkjoin_gcp.writing.breaker import Breaker
+from forkjoin_gcp.writing.deferred import Deferred
 
 logger = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -143,6 +144,7 @@ class Holds:
         self._counters = counters
         self._sample = sample
         self._breaker = Breaker(ports.index, config.acquire_timeout, counters)
+        self._deferred = Deferred(ports.scheduler, counters)
         self._clock_lane = Lane(config.name, config.version, CLOCK_LANE)
         self._rooted: Batch | None = None
 
@@ -194,25 +196,31 @@ class Holds:
         """Whether the root task of the hold's batch is known to exist. Raises TaskQueueNotFound."""
         if hold.scheduled:
             return True
-        task, at = hold.root(self._ports.clock.now(), self._config.batch_period)
         try:
-            await self._ports.scheduler.create(request_for(task, self._config, at))
+            await self._ports.scheduler.create(self._root_of(hold))
         except TaskQueueNotFound:
             raise
         except ServiceError as error:
-            # The items are durable. The next writer of the batch tries again, and the sweeper
-            # finds what no writer comes after.
-            self._counters["schedule_deferred"] += 1
-            facts = _facts("deferred", hold.batch)
-            logger.warning("root task of %s is deferred: %s", hold.batch.key, error, extra=facts)
+            self.defer(hold, error)
             return False
         if isinstance(hold, ClockHold):
             self._rooted = hold.batch
         return True
 
-    def close(self) -> None:
+    def defer(self, hold: Hold, error: BaseException) -> None:
+        """Go on without the root task of the hold's batch, whose items are durable.
+
+        The next writer of the batch asks for it again, and so does this one, in the background.
+        """
+        self._counters["schedule_deferred"] += 1
+        facts = _facts("deferred", hold.batch)
+        logger.warning("root task of %s is deferred: %s", hold.batch.key, error, extra=facts)
+        self._deferred.add(self._root_of(hold))
+
+    async def close(self) -> None:
         """End what runs in the background."""
         self._breaker.close()
+        await self._deferred.close()
 
     @property
     def can_turn(self) -> bool:
@@ -222,6 +230,10 @@ class Holds:
     @property
     def _in_memory(self) -> bool:
         return self._config.storage == "memorystore"
+
+    def _root_of(self, hold: Hold) -> TaskRequest:
+        task, at = hold.root(self._ports.clock.now(), self._config.batch_period)
+        return request_for(task, self._config, at)
 
     async def _reserve(self, lane: Lane, count: int) -> LaneHold:
         """A hold that Memorystore counts.

@@ -61,8 +61,7 @@ class Mover:
         )
         if isinstance(scheduled, BaseException):
             # The items are durable already, so a missing Cloud Tasks queue no longer refuses them.
-            self._counters["schedule_deferred"] += 1
-            logger.error("root task of %s could not be created: %s", hold.batch.key, scheduled)
+            self._holds.defer(hold, scheduled)
         verdict = await self._holds.release(hold, scheduled=scheduled is True)
         moved = [piece for result in outcome if isinstance(result, list) for piece in result]
         clashed = [

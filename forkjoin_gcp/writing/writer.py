@@ -132,7 +132,7 @@ class Writer:
             await asyncio.gather(*running, return_exceptions=True)
             while group := self._pending.take():
                 group.refuse_all(QueueClosed())
-            self._holds.close()
+            await self._holds.close()
 
     def _start_lane(self) -> None:
         if self._idle and len(self._pending):

@@ -619,7 +619,7 @@ async def test_scheduler_away_as_well_defers_and_the_next_writer_tries_again() -
 
 
 @rigged
-async def test_a_clock_batch_whose_root_was_deferred_comes_back_by_a_sweep() -> None:
+async def test_a_clock_batch_whose_writer_died_owing_its_root_comes_back_by_a_sweep() -> None:
     rig, _ = await an_open_rig(sweep_after=60)
     await rig.drain()
     create = rig.scheduler.create
@@ -629,7 +629,9 @@ async def test_a_clock_batch_whose_root_was_deferred_comes_back_by_a_sweep() -> 
 
     rig.scheduler.create = away  # type: ignore[method-assign]
     await rig.put(1)
+    await rig.writer.close()
     rig.scheduler.create = create  # type: ignore[method-assign]
+    rig.use(rig.runner.handler)
     await asyncio.sleep(70)
     await rig.put(2)
     await rig.drain()

@@ -199,7 +199,7 @@ async def test_without_memorystore_items_go_back_by_the_clock_lane() -> None:
     assert (await rig.dead.requeue({})).done == 12
     assert rig.batches[-1].lane.is_clock
     await rig.drain()
-    rig.dead.close()
+    await rig.dead.close()
     assert sorted(item.id for item in rig.handled) == sorted(ids)
 
 

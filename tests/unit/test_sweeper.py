@@ -157,7 +157,7 @@ async def test_what_a_sweep_scheduled_and_was_lost_again_comes_back_in_the_next_
 
 
 @rigged
-async def test_a_deferred_root_that_no_writer_came_after_comes_back() -> None:
+async def test_a_deferred_root_whose_writer_died_comes_back() -> None:
     rig = SweptRig()
     create = rig.scheduler.create
 
@@ -167,6 +167,7 @@ async def test_a_deferred_root_that_no_writer_came_after_comes_back() -> None:
     rig.scheduler.create = away  # type: ignore[method-assign]
     await rig.put(1)
     assert rig.counters["schedule_deferred"] == 1
+    await rig.writer.close()
     rig.scheduler.create = create  # type: ignore[method-assign]
     await rig.later()
     await rig.sweep()
