@@ -207,7 +207,7 @@ class PayloadCodec(Generic[P]):
 
     def _dump(self, checked: P) -> bytes:
         if self._survives:
-            # The same text in a third of the time. What it does not know (integers of more than
+            # The same text in a quarter of the time. What it does not know (integers of more than
             # 64 bits) pydantic does, which also says what is wrong with a text.
             with contextlib.suppress(orjson.JSONEncodeError):
                 return orjson.dumps(checked)

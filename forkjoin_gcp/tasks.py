@@ -40,8 +40,9 @@ class RootTask:
     with other timeouts, as in a rolling upgrade, have a root of their own. So have its chunks: one
     of the same span, that an earlier root scheduled, may have read it before the last were in.
 
-    ``batch_size`` is the batch's own, for whoever runs the root after its lane's state is gone; 0
-    is unknown. It is not in the name: two deployments share their batches' roots.
+    ``batch_size`` is the batch's own, or the sweeper's where a sweep cannot know it, for whoever
+    runs the root after its lane's state is gone; 0 is unknown. It is not in the name: two
+    deployments share their batches' roots.
     """
 
     batch: Batch

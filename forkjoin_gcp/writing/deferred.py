@@ -10,7 +10,7 @@ import asyncio
 import contextlib
 import logging
 
-from forkjoin_gcp.errors import ServiceError, TaskQueueNotFound
+from forkjoin_gcp.errors import SchedulerRefused, ServiceError
 from forkjoin_gcp.ports import Counters, TaskRequest, TaskScheduler
 
 logger = logging.getLogger(__name__)
@@ -63,12 +63,16 @@ class Deferred:
         self._trying = None
 
     async def _ask_for_all(self) -> None:
+        refusing: set[str] = set()
         for task_id, request in list(self._owed.items()):
+            if request.queue in refusing:
+                continue
             try:
                 # One that another writer created meanwhile is as good.
                 await self._scheduler.create(request)
-            except TaskQueueNotFound:
-                continue  # another shard's queue may be there
+            except SchedulerRefused:
+                refusing.add(request.queue)  # another shard's may take its own
+                continue
             except ServiceError:
                 return
             except Exception:

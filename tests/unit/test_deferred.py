@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
+from itertools import pairwise
 from typing import Any
 
 import pytest
 
-from forkjoin_gcp.errors import SchedulerUnavailable, TaskQueueNotFound
+from forkjoin_gcp.errors import (
+    SchedulerRefused,
+    SchedulerUnavailable,
+    ServiceError,
+    TaskQueueNotFound,
+)
 from forkjoin_gcp.ports import TaskRequest
 from forkjoin_gcp.writing import deferred
 from tests.unit.outage import REFUSED, Outage
@@ -38,7 +44,7 @@ async def test_a_root_that_no_writer_came_after_is_asked_for_again() -> None:
     scheduler = Refusing(rig)
     await rig.put(1)
     await asyncio.sleep(100)
-    waits = [round(b - a) for a, b in zip(scheduler.times, scheduler.times[1:], strict=False)]
+    waits = [round(b - a) for a, b in pairwise(scheduler.times)]
     assert waits == [1, 2, 4, 8, 16, 30, 30]
     assert rig.left == 1
     scheduler.error = None
@@ -105,24 +111,36 @@ async def test_a_closing_writer_does_not_wait_for_cloud_tasks() -> None:
     assert rig.loop.time() - began == pytest.approx(deferred.LAST_TRY_SECONDS)
 
 
-@rigged
-async def test_a_queue_that_is_missing_keeps_no_other_waiting() -> None:
-    rig = Rig(shards=2, batch_period=0)
+async def one_queue_refuses(error: ServiceError) -> None:
+    """Of two, with ``error``: the other takes its tasks, and this one when it can."""
+    rig = Rig(shards=2, batch_period=0, max_batch_items=1, batch_size=1)
     scheduler = Refusing(rig)
     for number in range(8):
         await rig.put(number)
         await asyncio.sleep(0.001)
-    missing = Refusing(rig, lambda queue: queue.endswith("-1"))
-    missing.error = TaskQueueNotFound()
+    one = Refusing(rig, lambda queue: queue.endswith("-1"))
+    one.error = error
     scheduler.error = None
-    await asyncio.sleep(60)
-    queues = {task.queue for task in rig.scheduler.created}
-    assert queues == {"rig-2"}
-    assert 0 < rig.counters["deferred_scheduled"] < 8
-    missing.error = None
+    asked = len(one.times)
+    await asyncio.sleep(1.5)
+    taken = len(rig.scheduler.created)
+    assert {task.queue for task in rig.scheduler.created} == {"rig-2"}
+    assert 0 < taken < 8
+    assert len(one.times) - asked == taken + 1, "the queue that refuses is asked once"
+    one.error = None
     await asyncio.sleep(60)
     await rig.drain()
     assert rig.numbers == list(range(8))
+
+
+@rigged
+async def test_a_queue_that_is_missing_keeps_no_other_waiting() -> None:
+    await one_queue_refuses(TaskQueueNotFound())
+
+
+@rigged
+async def test_a_queue_that_may_not_be_used_keeps_no_other_waiting() -> None:
+    await one_queue_refuses(SchedulerRefused())
 
 
 @rigged
